@@ -1,0 +1,52 @@
+# make setup   the environment, from the lock file, in .venv/
+# make run     the daemon on the simulated venue, and a live table of its ticks, until Ctrl-C
+# make test    all tests (under ten minutes on two cores)
+# make lint    ruff and mypy
+# make bench   the benchmarks, each beside its baseline
+# make soak    the long tests
+
+UV := uv==0.13.9
+READY := .venv/.ready
+BIN := .venv/bin
+PYTEST ?= $(BIN)/python -m pytest
+
+.PHONY: setup run test lint format bench soak clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(READY)
+
+$(READY): uv.lock pyproject.toml
+	@python=$$(sh deploy/find-python.sh) && \
+	{ test -x $(BIN)/python || "$$python" -m venv .venv || \
+	  { echo "marketd: '$$python -m venv .venv' failed; on Debian and Ubuntu 'apt install python3-venv' gives it" >&2; exit 1; }; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'
+	$(BIN)/uv sync --quiet --frozen --inexact --extra daemon
+	@touch $(READY)
+
+run: $(READY)
+	@$(BIN)/marketd demo
+
+test: $(READY)
+	$(PYTEST)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	@for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" $(BENCH_FLAGS) || exit 1; done
+
+soak: $(READY)
+	$(PYTEST) -m soak --timeout 7200
+
+clean:
+	rm -rf .venv .marketd .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+"""The error tree. The type says whose doing it was, and so what to do about it."""
+
+from __future__ import annotations
+
+
+class MarketdError(Exception):
+    """The root of all errors that a caller of ours may want to catch."""
+
+
+class ConfigError(MarketdError):
+    """The configuration is wrong: the operator's doing. The text names the file, the key and what is allowed."""
+
+
+class InstanceRunningError(MarketdError):
+    """Another daemon of the same instance name runs on this machine."""
+
+
+class SegmentError(MarketdError):
+    """A shared-memory segment is missing, foreign, or of another layout than this code's."""
+
+
+class Lapped(MarketdError):  # noqa: N818 - an event in a reader's life and the field's word for it, no mistake of anyone
+    """The writer overtook a reader; ``lost`` rows are gone and the reader now stands at the oldest row left."""
+
+    def __init__(self, cursor_first: int, cursor_last: int) -> None:
+        super().__init__(f"rows {cursor_first} to {cursor_last} were overwritten before they were read")
+        self.cursor_first = cursor_first
+        self.cursor_last = cursor_last
+
+    @property
+    def lost(self) -> int:
+        """How many rows were lost."""
+        return self.cursor_last - self.cursor_first + 1
+
+
+class ActorError(MarketdError):
+    """Something about an actor process, seen from its parent."""
+
+
+class ActorDied(ActorError):  # noqa: N818
+    """The process is gone, or was found mute and killed."""
+
+
+class LinkClosed(ActorError):  # noqa: N818
+    """The other side of a control link is gone."""
+
+
+class RequestTimeout(ActorError):  # noqa: N818
+    """No answer came before the request's deadline."""
+
+
+class RequestRefused(ActorError):  # noqa: N818
+    """The other side answered with an error; ``code`` is stable, the text is for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class WireError(MarketdError):
+    """A venue's message can't be used: the venue's doing. It is counted, kept for inspection, and the feed goes on."""
+
+
+class RecordingError(MarketdError):
+    """A recording can't be read; the text names the file and the line."""

@@ -1,0 +1,430 @@
+"""The protocol: every method with its parameters and its answer, and every message of a stream.
+
+JSON-RPC 2.0 semantics. A request is ``{id, method, params, deadline_ms}``, an answer ``{id, result}`` or
+``{id, error: {code, message, data}}``, a message of a stream ``{method, params}`` without an id. ``METHODS`` and
+``NOTIFICATIONS`` below *are* the protocol: decoding is the validation, and `docs/protocol.md` says it in prose.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from marketd.model import MktPair
+
+PROTOCOL_VERSION = 1
+
+Contract = Literal["lossless", "latest"]
+Format = Literal["rows", "columns"]
+KindName = Literal["trade", "quote"]
+FeedState = Literal["starting", "live", "down", "failing", "finished", "stopped"]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class ErrorCode(enum.IntEnum):
+    """JSON-RPC's numbers; clients should look at the stable text in ``error.data.code``, the name in lower case."""
+
+    PARSE_ERROR = -32700
+    INVALID_REQUEST = -32600
+    UNKNOWN_METHOD = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL = -32603
+    HELLO_REQUIRED = -32000
+    UNSUPPORTED_VERSION = -32001
+    UNKNOWN_INSTRUMENT = -32002
+    UNKNOWN_SUBSCRIPTION = -32003
+    UNKNOWN_FEED = -32004
+    LIMIT_EXCEEDED = -32005
+    DEADLINE_EXCEEDED = -32006
+    UNAVAILABLE = -32007
+    FRAME_TOO_LARGE = -32008
+
+
+class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Parameters of a request: a misspelt key is an error and not a surprise."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """An answer or a stream's message: unknown keys are ignored, so that servers can add some."""
+
+
+# --- envelopes ---
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A request as it is read off the wire; ``params`` is decoded once the method is known."""
+
+    id: int | str
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"\x80")
+    deadline_ms: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    jsonrpc: str = "2.0"
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """``data`` always holds ``code``, the stable text; more where it helps (``key``, ``limit``, ``unknown`` …)."""
+
+    code: int
+    message: str
+    data: dict[str, Any]
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer or a notification as a client reads it: ``method`` is empty in answers."""
+
+    id: int | str | None = None
+    result: msgspec.Raw = msgspec.Raw(b"")
+    error: ErrorBody | None = None
+    method: str = ""
+    params: msgspec.Raw = msgspec.Raw(b"")
+
+
+# --- hello, ping, heartbeat ---
+
+
+class HelloParams(Params):
+    """``heartbeat_s``: the longest silence wanted in either direction; 0 for none."""
+
+    version: int = PROTOCOL_VERSION
+    client: str = ""
+    token: str | None = None
+    heartbeat_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
+
+
+class Limits(Result):
+    """What one client may ask for."""
+
+    frame_bytes_max: int
+    subscriptions_max: int
+    instruments_max: int
+    requests_max: int
+
+
+class HelloResult(Result):
+    """``row_bytes`` and ``row_hash`` tell a client of the ``rows`` format whether it knows this row layout."""
+
+    version: int
+    server: str
+    instance: str
+    heartbeat_s: float
+    limits: Limits
+    row_bytes: int
+    row_hash: str
+
+
+class PingParams(Params):
+    """``payload`` comes back as it was."""
+
+    payload: str = ""
+
+
+class PingResult(Result):
+    """``server_ns``: the server's clock."""
+
+    payload: str
+    server_ns: int
+
+
+# --- status, backends, search, instrument ---
+
+
+class EmptyParams(Params):
+    """No parameters."""
+
+
+class ActorStatus(Result):
+    """One actor process. ``cpu_s`` is user and system time together."""
+
+    name: str
+    state: str
+    pid: int | None
+    restarts: int
+    uptime_s: float
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+    detail: str = ""
+
+
+class FeedStatus(Result):
+    """One feed and its ring."""
+
+    name: str
+    backend: str
+    state: FeedState
+    instruments: int
+    epoch: int
+    cursor: int
+    ring_rows: int
+    gaps: int
+    rows_by_kind: dict[str, int]
+    messages: dict[str, int]
+    last_event_ns: int
+    last_received_ns: int
+    detail: str = ""
+
+
+class ClientStatus(Result):
+    """One connected client."""
+
+    id: int
+    name: str
+    address: str
+    subscriptions: int
+    rows_sent: int
+    bytes_sent: int
+    lost: int
+    connected_s: float
+
+
+class StatusResult(Result):
+    """The whole daemon. ``ready``: every feed is live (or finished) and no actor is down."""
+
+    version: str
+    instance: str
+    pid: int
+    uptime_s: float
+    ready: bool
+    now_ns: int
+    actors: list[ActorStatus]
+    feeds: list[FeedStatus]
+    clients: list[ClientStatus]
+
+
+class BackendInfo(Result):
+    """A backend that this daemon can run; ``feeds`` names the feeds that do."""
+
+    name: str
+    description: str
+    feeds: list[str]
+
+
+class BackendsResult(Result):
+    """All backends."""
+
+    backends: list[BackendInfo]
+
+
+class SearchParams(Params):
+    """``text``: words that must all occur in the name (``btc usdt``), or a glob."""
+
+    text: Annotated[str, msgspec.Meta(max_length=256)]
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+
+
+class SearchHit(Result):
+    """``score``: from 1 (exact) down to 0."""
+
+    fqme: str
+    type: str
+    feed: str
+    score: float
+
+
+class SearchResult(Result):
+    """Ends a search; the hits came before it as ``search.hits`` messages. ``failed``: feeds that gave no answer."""
+
+    count: int
+    failed: list[str]
+
+
+class InstrumentParams(Params):
+    """``fqme`` in any case."""
+
+    fqme: Name
+
+
+class InstrumentResult(Result):
+    """``id`` is the number in this feed's rows, for this epoch."""
+
+    fqme: str
+    feed: str
+    id: int
+    epoch: int
+    quality: str
+    market: MktPair
+
+
+# --- streams ---
+
+
+class Position(Result):
+    """Where a client stands in a feed: it has had every row of this epoch up to and with ``cursor``."""
+
+    epoch: int
+    cursor: int
+
+
+class SubscribeParams(Params):
+    """``instruments``: names and globs. ``rate_hz``: for ``latest``. ``resume``: positions by feed name."""
+
+    instruments: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=100_000)]
+    kinds: Annotated[list[KindName], msgspec.Meta(min_length=1, max_length=16)] = ["trade", "quote"]
+    contract: Contract = "lossless"
+    format: Format = "rows"
+    rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 10.0
+    resume: dict[str, Position] = {}
+
+
+class SubscribedFeed(Result):
+    """A feed that a subscription reads. Rows after ``cursor`` follow; ``instruments`` maps row ids to names."""
+
+    name: str
+    epoch: int
+    cursor: int
+    instruments: dict[int, str]
+
+
+class SubscribeResult(Result):
+    """What the server will really do. ``unmatched``: globs that select nothing yet."""
+
+    subscription: int
+    contract: Contract
+    format: Format
+    kinds: list[str]
+    rate_hz: float
+    feeds: list[SubscribedFeed]
+    unmatched: list[str]
+
+
+class UpdateParams(Params):
+    """Change a subscription: names and globs to add or remove, another rate, pause or resume."""
+
+    subscription: int
+    add: list[Name] = []
+    remove: list[Name] = []
+    rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    paused: bool | None = None
+
+
+class UnsubscribeParams(Params):
+    """Close a subscription; nothing of it follows the answer."""
+
+    subscription: int
+
+
+class UnsubscribeResult(Result):
+    """``positions``: where it stood, to resume from."""
+
+    positions: dict[str, Position]
+
+
+class RecordParams(Params):
+    """Record a feed's raw venue traffic into the daemon's own recordings folder."""
+
+    feed: Name
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$")]
+    duration_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+
+
+class RecordResult(Result):
+    """``path`` is on the daemon's machine."""
+
+    path: str
+    messages: int
+    bytes: int
+
+
+# --- messages of a stream ---
+
+
+class Rows(Result):
+    """Ring rows as they are, ``len(data) // row_bytes`` of them, in order; covers the whole cursor range."""
+
+    subscription: int
+    feed: str
+    epoch: int
+    cursor_first: int
+    cursor_last: int
+    data: bytes
+    merged: list[int] | None = None  # contract `latest`: for each row, how many rows of its kind it stands for
+
+
+class Columns(Result):
+    """Consecutive rows of one kind as arrays; field names are those of the kind's row."""
+
+    subscription: int
+    feed: str
+    epoch: int
+    cursor_first: int
+    cursor_last: int
+    kind: str
+    columns: dict[str, list[int] | list[float]]
+    merged: list[int] | None = None
+
+
+class Gap(Result):
+    """Rows that this client will not get, told by the server and not by the feed (those come as ``gap`` rows)."""
+
+    subscription: int
+    feed: str
+    epoch: int
+    cursor_first: int
+    cursor_last: int
+    lost: int
+    reason: str
+    from_ns: int = 0
+    to_ns: int = 0
+
+
+class Instruments(Result):
+    """New row ids of a subscribed feed; comes before the first row that uses one. A new epoch replaces all ids."""
+
+    subscription: int
+    feed: str
+    epoch: int
+    instruments: dict[int, str]
+
+
+class Status(Result):
+    """A subscribed feed changed its state."""
+
+    subscription: int
+    feed: str
+    state: str
+    detail: str = ""
+
+
+class SearchHits(Result):
+    """Hits of the running search request ``id``, as one feed answered."""
+
+    id: int | str
+    hits: list[SearchHit]
+
+
+class Notice(Result):
+    """``code``: ``closing`` (with where each subscription stands), ``slow``, ``error`` …"""
+
+    code: str
+    message: str
+    positions: dict[int, dict[str, Position]] = {}
+
+
+class Heartbeat(Result):
+    """Nothing has happened; both ends are there."""
+
+
+METHODS: dict[str, tuple[type[Params], type[Result]]] = {
+    "hello": (HelloParams, HelloResult),
+    "ping": (PingParams, PingResult),
+    "status": (EmptyParams, StatusResult),
+    "backends": (EmptyParams, BackendsResult),
+    "search": (SearchParams, SearchResult),
+    "instrument": (InstrumentParams, InstrumentResult),
+    "subscribe": (SubscribeParams, SubscribeResult),
+    "update": (UpdateParams, SubscribeResult),
+    "unsubscribe": (UnsubscribeParams, UnsubscribeResult),
+    "record": (RecordParams, RecordResult),
+}
+
+NOTIFICATIONS: dict[str, type[Result]] = {
+    "rows": Rows,
+    "columns": Columns,
+    "gap": Gap,
+    "instruments": Instruments,
+    "status": Status,
+    "search.hits": SearchHits,
+    "notice": Notice,
+    "heartbeat": Heartbeat,
+}
