@@ -2,12 +2,13 @@
 # make run     the daemon on the simulated venue, and a live table of its ticks, until Ctrl-C
 # make test    all tests (under ten minutes on two cores)
 # make lint    ruff and mypy
-# make bench   the benchmarks, each beside its baseline
+# make bench   the benchmarks, each beside its baseline (BENCH_FLAGS=--json for one JSON object a figure)
 # make soak    the long tests
 
 UV := uv==0.13.9
 READY := .venv/.ready
 BIN := .venv/bin
+BENCHMARKS := ingest ring_latency fanout idle
 PYTEST ?= $(BIN)/python -m pytest
 
 .PHONY: setup run test lint format bench soak clean
@@ -43,7 +44,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	@for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" $(BENCH_FLAGS) || exit 1; done
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(BENCH_FLAGS) || exit 1; done
 
 soak: $(READY)
 	$(PYTEST) -m soak --timeout 7200

@@ -23,7 +23,7 @@ class Clock(Protocol):
         ...
 
     async def sleep_until(self, deadline_ns: int) -> None:
-        """Return as soon as :meth:`now_ns` is at or past the deadline; at once, after a checkpoint, if it is already."""
+        """Return when :meth:`now_ns` is at or past the deadline; after a checkpoint only, if it is already."""
         ...
 
 

@@ -24,8 +24,17 @@ witness that does not depend on the header.
 
 The argument needs: if (c) saw any byte of (3), then (e) sees (1). On x86-64 stores become visible in program order and
 loads are done in program order (Intel SDM vol. 3A, 9.2.2), and CPython stores an aligned u64 through a memoryview in
-one move, so it holds without any fence. On arm64 neither order is given; :func:`marketd.ring.fence.fence` is a full
-barrier there. Both are also what the doorbell needs: its "store, then load" is the one order that x86-64 does not keep.
+one move, so it holds without any fence, but for the string and non-temporal moves that a large copy may be made of. On
+arm64 neither order is given. :func:`marketd.ring.fence.fence` is a full barrier on both. Both are also what the
+doorbell needs: its "store, then load" is the one order that x86-64 does not keep.
+
+It does not need: any order among the bytes of a row, nor whole words in (c). That is why the cursor need not be the
+last thing written in a slot (it would cost another 40 ns a row), and why a stamp alone, without ``reserved``, would
+not do: a slot whose old stamp still stands may already hold new values.
+
+``reserved`` runs ahead by up to 1024 rows (a quarter of the ring if that is less), so that it is stored once in so many
+rows; those slots count as lapped although most still hold their old rows. A writer that dies leaves it where it was;
+its successor goes on at ``published + 1`` and never lowers it, so what the dead one scribbled stays unreadable.
 """
 
 from __future__ import annotations

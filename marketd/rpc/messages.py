@@ -84,7 +84,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- hello, ping, heartbeat ---
 
 
-class HelloParams(Params):
+class HelloParams(Params, frozen=True):
     """``heartbeat_s``: the longest silence wanted in either direction; 0 for none."""
 
     version: int = PROTOCOL_VERSION
@@ -93,7 +93,7 @@ class HelloParams(Params):
     heartbeat_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
 
 
-class Limits(Result):
+class Limits(Result, frozen=True):
     """What one client may ask for."""
 
     frame_bytes_max: int
@@ -102,7 +102,7 @@ class Limits(Result):
     requests_max: int
 
 
-class HelloResult(Result):
+class HelloResult(Result, frozen=True):
     """``row_bytes`` and ``row_hash`` tell a client of the ``rows`` format whether it knows this row layout."""
 
     version: int
@@ -114,13 +114,13 @@ class HelloResult(Result):
     row_hash: str
 
 
-class PingParams(Params):
+class PingParams(Params, frozen=True):
     """``payload`` comes back as it was."""
 
     payload: str = ""
 
 
-class PingResult(Result):
+class PingResult(Result, frozen=True):
     """``server_ns``: the server's clock."""
 
     payload: str
@@ -130,11 +130,11 @@ class PingResult(Result):
 # --- status, backends, search, instrument ---
 
 
-class EmptyParams(Params):
+class EmptyParams(Params, frozen=True):
     """No parameters."""
 
 
-class ActorStatus(Result):
+class ActorStatus(Result, frozen=True):
     """One actor process. ``cpu_s`` is user and system time together."""
 
     name: str
@@ -147,7 +147,7 @@ class ActorStatus(Result):
     detail: str = ""
 
 
-class FeedStatus(Result):
+class FeedStatus(Result, frozen=True):
     """One feed and its ring."""
 
     name: str
@@ -165,7 +165,7 @@ class FeedStatus(Result):
     detail: str = ""
 
 
-class ClientStatus(Result):
+class ClientStatus(Result, frozen=True):
     """One connected client."""
 
     id: int
@@ -178,7 +178,7 @@ class ClientStatus(Result):
     connected_s: float
 
 
-class StatusResult(Result):
+class StatusResult(Result, frozen=True):
     """The whole daemon. ``ready``: every feed is live (or finished) and no actor is down."""
 
     version: str
@@ -192,7 +192,7 @@ class StatusResult(Result):
     clients: list[ClientStatus]
 
 
-class BackendInfo(Result):
+class BackendInfo(Result, frozen=True):
     """A backend that this daemon can run; ``feeds`` names the feeds that do."""
 
     name: str
@@ -200,20 +200,20 @@ class BackendInfo(Result):
     feeds: list[str]
 
 
-class BackendsResult(Result):
+class BackendsResult(Result, frozen=True):
     """All backends."""
 
     backends: list[BackendInfo]
 
 
-class SearchParams(Params):
+class SearchParams(Params, frozen=True):
     """``text``: words that must all occur in the name (``btc usdt``), or a glob."""
 
     text: Annotated[str, msgspec.Meta(max_length=256)]
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
 
-class SearchHit(Result):
+class SearchHit(Result, frozen=True):
     """``score``: from 1 (exact) down to 0."""
 
     fqme: str
@@ -222,20 +222,20 @@ class SearchHit(Result):
     score: float
 
 
-class SearchResult(Result):
+class SearchResult(Result, frozen=True):
     """Ends a search; the hits came before it as ``search.hits`` messages. ``failed``: feeds that gave no answer."""
 
     count: int
     failed: list[str]
 
 
-class InstrumentParams(Params):
+class InstrumentParams(Params, frozen=True):
     """``fqme`` in any case."""
 
     fqme: Name
 
 
-class InstrumentResult(Result):
+class InstrumentResult(Result, frozen=True):
     """``id`` is the number in this feed's rows, for this epoch."""
 
     fqme: str
@@ -249,25 +249,25 @@ class InstrumentResult(Result):
 # --- streams ---
 
 
-class Position(Result):
+class Position(Result, frozen=True):
     """Where a client stands in a feed: it has had every row of this epoch up to and with ``cursor``."""
 
     epoch: int
     cursor: int
 
 
-class SubscribeParams(Params):
+class SubscribeParams(Params, frozen=True):
     """``instruments``: names and globs. ``rate_hz``: for ``latest``. ``resume``: positions by feed name."""
 
     instruments: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=100_000)]
-    kinds: Annotated[list[KindName], msgspec.Meta(min_length=1, max_length=16)] = ["trade", "quote"]
+    kinds: Annotated[tuple[KindName, ...], msgspec.Meta(min_length=1, max_length=16)] = ("trade", "quote")
     contract: Contract = "lossless"
     format: Format = "rows"
     rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 10.0
     resume: dict[str, Position] = {}
 
 
-class SubscribedFeed(Result):
+class SubscribedFeed(Result, frozen=True):
     """A feed that a subscription reads. Rows after ``cursor`` follow; ``instruments`` maps row ids to names."""
 
     name: str
@@ -276,7 +276,7 @@ class SubscribedFeed(Result):
     instruments: dict[int, str]
 
 
-class SubscribeResult(Result):
+class SubscribeResult(Result, frozen=True):
     """What the server will really do. ``unmatched``: globs that select nothing yet."""
 
     subscription: int
@@ -288,7 +288,7 @@ class SubscribeResult(Result):
     unmatched: list[str]
 
 
-class UpdateParams(Params):
+class UpdateParams(Params, frozen=True):
     """Change a subscription: names and globs to add or remove, another rate, pause or resume."""
 
     subscription: int
@@ -298,19 +298,19 @@ class UpdateParams(Params):
     paused: bool | None = None
 
 
-class UnsubscribeParams(Params):
+class UnsubscribeParams(Params, frozen=True):
     """Close a subscription; nothing of it follows the answer."""
 
     subscription: int
 
 
-class UnsubscribeResult(Result):
+class UnsubscribeResult(Result, frozen=True):
     """``positions``: where it stood, to resume from."""
 
     positions: dict[str, Position]
 
 
-class RecordParams(Params):
+class RecordParams(Params, frozen=True):
     """Record a feed's raw venue traffic into the daemon's own recordings folder."""
 
     feed: Name
@@ -318,7 +318,7 @@ class RecordParams(Params):
     duration_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
-class RecordResult(Result):
+class RecordResult(Result, frozen=True):
     """``path`` is on the daemon's machine."""
 
     path: str
@@ -329,7 +329,7 @@ class RecordResult(Result):
 # --- messages of a stream ---
 
 
-class Rows(Result):
+class Rows(Result, frozen=True):
     """Ring rows as they are, ``len(data) // row_bytes`` of them, in order; covers the whole cursor range."""
 
     subscription: int
@@ -341,7 +341,7 @@ class Rows(Result):
     merged: list[int] | None = None  # contract `latest`: for each row, how many rows of its kind it stands for
 
 
-class Columns(Result):
+class Columns(Result, frozen=True):
     """Consecutive rows of one kind as arrays; field names are those of the kind's row."""
 
     subscription: int
@@ -350,11 +350,11 @@ class Columns(Result):
     cursor_first: int
     cursor_last: int
     kind: str
-    columns: dict[str, list[int] | list[float]]
+    columns: dict[str, list[int | float]]
     merged: list[int] | None = None
 
 
-class Gap(Result):
+class Gap(Result, frozen=True):
     """Rows that this client will not get, told by the server and not by the feed (those come as ``gap`` rows)."""
 
     subscription: int
@@ -368,7 +368,7 @@ class Gap(Result):
     to_ns: int = 0
 
 
-class Instruments(Result):
+class Instruments(Result, frozen=True):
     """New row ids of a subscribed feed; comes before the first row that uses one. A new epoch replaces all ids."""
 
     subscription: int
@@ -377,7 +377,7 @@ class Instruments(Result):
     instruments: dict[int, str]
 
 
-class Status(Result):
+class Status(Result, frozen=True):
     """A subscribed feed changed its state."""
 
     subscription: int
@@ -386,14 +386,14 @@ class Status(Result):
     detail: str = ""
 
 
-class SearchHits(Result):
+class SearchHits(Result, frozen=True):
     """Hits of the running search request ``id``, as one feed answered."""
 
     id: int | str
     hits: list[SearchHit]
 
 
-class Notice(Result):
+class Notice(Result, frozen=True):
     """``code``: ``closing`` (with where each subscription stands), ``slow``, ``error`` …"""
 
     code: str
@@ -401,7 +401,7 @@ class Notice(Result):
     positions: dict[int, dict[str, Position]] = {}
 
 
-class Heartbeat(Result):
+class Heartbeat(Result, frozen=True):
     """Nothing has happened; both ends are there."""
 
 
