@@ -22,6 +22,13 @@ from marketd.ring.layout import Row
 
 RowBlock = npt.NDArray[np.void]  # shape (n,), dtype layout.ROW; the cursor field is the writer's to fill in
 
+# A venue's time outside 2009 (the first bitcoin) to 2100 is a mistake, most often of unit.
+EVENT_NS_BEGIN = 1_230_768_000_000_000_000
+EVENT_NS_END = 4_102_444_800_000_000_000
+
+EXAMPLES_MAX = 8
+EXAMPLE_BYTES_MAX = 512
+
 
 @dataclass
 class MessageCounts:
@@ -32,6 +39,21 @@ class MessageCounts:
     bad: int = 0  # of a known type, and can't be used: malformed, impossible values
     unknown: int = 0  # of no known type
     bad_examples: list[bytes] = field(default_factory=list)  # the first few, for inspection
+
+    def add(self, other: MessageCounts) -> None:
+        """Count another connection's messages as well."""
+        for mine, theirs in ((self.used, other.used), (self.unused, other.unused)):
+            for name, count in theirs.items():
+                mine[name] = mine.get(name, 0) + count
+        self.bad += other.bad
+        self.unknown += other.unknown
+        self.bad_examples = (self.bad_examples + other.bad_examples)[:EXAMPLES_MAX]
+
+    def note_bad(self, payload: bytes) -> None:
+        """Count a message that can't be used; keep the beginnings of the first few."""
+        self.bad += 1
+        if len(self.bad_examples) < EXAMPLES_MAX:
+            self.bad_examples.append(payload[:EXAMPLE_BYTES_MAX])
 
     def flat(self) -> dict[str, int]:
         """``{"used.aggTrade": 5, "unused.depthUpdate": 7, "bad": 0, "unknown": 0}``."""
