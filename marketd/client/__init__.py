@@ -1,0 +1,61 @@
+"""The client library: what remote programs import. It needs neither trio nor anything else of the daemon's.
+
+    from marketd.client import connect
+
+    with connect("127.0.0.1:7600") as md:
+        with md.subscribe(["*/usdt.spot.binance", "*.sim"], kinds=["trade"]) as stream:
+            for frame in stream:
+                print(frame.fqme(frame.rows["instrument"][0]), frame.rows["price"])
+
+:func:`connect` blocks; :func:`open_client` is its asynchronous twin, on trio or asyncio. `docs/client.md` shows more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from marketd.client.errors import CannotConnect, ConnectionLost, DeadlineExceeded, ProtocolError, RequestError
+from marketd.client.frames import Frame, Gap, Quote, StatusChange, Trade
+from marketd.client.sync import Client, Search, Stream, connect
+from marketd.model import Flag, GapReason, Kind, Side
+from marketd.rpc.messages import Position
+
+if TYPE_CHECKING:
+    from marketd.client.aio import AsyncClient, AsyncSearch, AsyncStream, open_client
+
+__all__ = [
+    "AsyncClient",
+    "AsyncSearch",
+    "AsyncStream",
+    "CannotConnect",
+    "Client",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "Flag",
+    "Frame",
+    "Gap",
+    "GapReason",
+    "Kind",
+    "Position",
+    "ProtocolError",
+    "Quote",
+    "RequestError",
+    "Search",
+    "Side",
+    "StatusChange",
+    "Stream",
+    "Trade",
+    "connect",
+    "open_client",
+]
+
+_ASYNCHRONOUS = frozenset({"AsyncClient", "AsyncSearch", "AsyncStream", "open_client"})
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes
+    """Import the asynchronous half when it is asked for: blocking programs need not load anyio."""
+    if name not in _ASYNCHRONOUS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from marketd.client import aio
+
+    return getattr(aio, name)

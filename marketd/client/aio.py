@@ -1,0 +1,238 @@
+"""The asynchronous client, on trio or asyncio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self, cast
+
+import anyio
+import anyio.lowlevel
+
+from marketd.client.address import default_address, parse_address
+from marketd.client.aio_line import AsyncLine
+from marketd.client.calls import Call
+from marketd.client.frames import Frame
+from marketd.client.positions import parse_token
+from marketd.client.protocol import ClientProtocol
+from marketd.client.reconnect import Reconnect
+from marketd.client.subscription import BUFFER_BYTES, State, Subscription
+from marketd.rpc import messages
+from marketd.rpc.messages import Position
+
+
+@asynccontextmanager
+async def open_client(
+    address: str | None = None,
+    *,
+    token: str | None = None,
+    client: str = "marketd-python",
+    timeout_s: float = 10.0,
+    heartbeat_s: float = 5.0,
+    reconnect: bool = True,
+    reconnect_timeout_s: float | None = None,
+    buffer_bytes: int = BUFFER_BYTES,
+) -> AsyncIterator[AsyncClient]:
+    """Connect to a daemon for as long as the block runs. Arguments and errors are those of `connect`."""
+    target = parse_address(address or default_address())
+    hello = messages.HelloParams(client=client, token=token, heartbeat_s=heartbeat_s)
+    protocol = ClientProtocol(hello, buffer_bytes=buffer_bytes)
+    again = Reconnect(enabled=reconnect, timeout_s=reconnect_timeout_s)
+    line = AsyncLine(target, protocol, again, timeout_s)
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            try:
+                await line.connect_first()
+                tasks.start_soon(line.run)
+                yield AsyncClient(line, timeout_s)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised below: here, the task group would wrap it in a group
+                failure = error
+            finally:
+                line.close()
+                tasks.cancel_scope.cancel()
+    finally:
+        await line.hang_up()
+    if failure is not None:
+        raise failure
+
+
+class AsyncClient:
+    """A connection to a daemon, made by :func:`open_client`. For any number of tasks; a stream is for one at a time."""
+
+    def __init__(self, line: AsyncLine, timeout_s: float) -> None:
+        self._line = line
+        self._protocol = line.protocol
+        self._timeout_s = timeout_s
+
+    @property
+    def address(self) -> str:
+        """The daemon's address."""
+        return self._line.address
+
+    @property
+    def server(self) -> messages.HelloResult:
+        """What the daemon said of itself."""
+        assert self._protocol.server is not None  # `open_client` yields no client before
+        return self._protocol.server
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    async def ping(self, *, timeout_s: float | None = None) -> float:
+        """See :meth:`marketd.client.sync.Client.ping`."""
+        begun_s = time.perf_counter()
+        await self._request("ping", messages.PingParams(), timeout_s)
+        return time.perf_counter() - begun_s
+
+    async def status(self, *, timeout_s: float | None = None) -> messages.StatusResult:
+        """See :meth:`marketd.client.sync.Client.status`."""
+        return cast(messages.StatusResult, await self._request("status", messages.EmptyParams(), timeout_s))
+
+    async def backends(self, *, timeout_s: float | None = None) -> list[messages.BackendInfo]:
+        """See :meth:`marketd.client.sync.Client.backends`."""
+        result = await self._request("backends", messages.EmptyParams(), timeout_s)
+        return cast(messages.BackendsResult, result).backends
+
+    async def instrument(self, fqme: str, *, timeout_s: float | None = None) -> messages.InstrumentResult:
+        """See :meth:`marketd.client.sync.Client.instrument`."""
+        params = messages.InstrumentParams(fqme)
+        return cast(messages.InstrumentResult, await self._request("instrument", params, timeout_s))
+
+    def search(self, text: str, *, limit: int = 100, timeout_s: float | None = None) -> AsyncSearch:
+        """See :meth:`marketd.client.sync.Client.search`."""
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        return AsyncSearch(self._line, self._submit("search", messages.SearchParams(text, limit), timeout_s), timeout_s)
+
+    async def record(
+        self, feed: str, name: str, duration_s: float, *, timeout_s: float | None = None
+    ) -> messages.RecordResult:
+        """See :meth:`marketd.client.sync.Client.record`."""
+        timeout_s = duration_s + self._timeout_s if timeout_s is None else timeout_s
+        params = messages.RecordParams(feed, name, duration_s)
+        return cast(messages.RecordResult, await self._request("record", params, timeout_s))
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        instruments: Sequence[str],
+        *,
+        kinds: Sequence[messages.KindName] = ("trade", "quote"),
+        contract: messages.Contract = "lossless",
+        format: messages.Format = "rows",
+        rate_hz: float = 10.0,
+        resume: str | dict[str, Position] | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[AsyncStream]:
+        """Open a stream for as long as the block runs. See :meth:`marketd.client.sync.Client.subscribe`."""
+        positions = parse_token(resume) if isinstance(resume, str) else dict(resume or {})
+        params = messages.SubscribeParams(list(instruments), tuple(kinds), contract, format, rate_hz, positions)
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        call = self._protocol.subscribe(params, timeout_s)
+        assert call.subscription is not None
+        stream = AsyncStream(self._line, call.subscription, self._timeout_s)
+        try:
+            await self._line.finish(call, timeout_s)
+            yield stream
+        finally:
+            stream.close()
+
+    async def _request(self, method: str, params: messages.Params, timeout_s: float | None) -> Any:  # noqa: ANN401
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        return await self._line.finish(self._submit(method, params, timeout_s), timeout_s)
+
+    def _submit(self, method: str, params: messages.Params, timeout_s: float) -> Call:
+        self._line.check_open()
+        return self._protocol.request(method, params, timeout_s)
+
+
+class AsyncStream:
+    """Frames, one after the other, made by :meth:`AsyncClient.subscribe`.
+
+    Other tasks get their turn between messages, not between the frames of one.
+    """
+
+    def __init__(self, line: AsyncLine, subscription: Subscription, timeout_s: float) -> None:
+        self._line = line
+        self._subscription = subscription
+        self._timeout_s = timeout_s
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Frame:
+        subscription = self._subscription
+        if subscription.between_messages:
+            await anyio.lowlevel.checkpoint()
+        while True:
+            frame = subscription.next_nowait()
+            if frame is not None:
+                return frame
+            if subscription.state is State.ENDED:
+                if subscription.error is not None:
+                    raise subscription.error
+                raise StopAsyncIteration
+            self._line.protocol.reopen()
+            await self._line.wait_change(subscription)
+
+    @property
+    def positions(self) -> dict[str, Position]:
+        """See :attr:`marketd.client.sync.Stream.positions`."""
+        return self._subscription.positions
+
+    @property
+    def token(self) -> str:
+        """See :attr:`marketd.client.sync.Stream.token`."""
+        return self._subscription.token
+
+    @property
+    def result(self) -> messages.SubscribeResult:
+        """See :attr:`marketd.client.sync.Stream.result`."""
+        assert self._subscription.result is not None  # `subscribe` yields no stream before
+        return self._subscription.result
+
+    async def update(
+        self,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        rate_hz: float | None = None,
+        paused: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """See :meth:`marketd.client.sync.Stream.update`."""
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        change = messages.UpdateParams(0, list(add), list(remove), rate_hz, paused)
+        call = self._line.protocol.update(self._subscription, change, timeout_s)
+        self._line.send_soon()
+        if call is not None:
+            await self._line.finish(call, timeout_s)
+
+    def close(self) -> None:
+        """End it. What was not read is dropped; ``token`` goes on to say where it stood."""
+        self._line.protocol.unsubscribe(self._subscription)
+        self._line.send_soon()
+
+
+class AsyncSearch:
+    """The hits of a search. ``failed``, complete at the end: the feeds that gave no answer."""
+
+    def __init__(self, line: AsyncLine, call: Call, timeout_s: float) -> None:
+        self.failed: list[str] = []
+        self._line = line
+        self._call = call
+        self._deadline_s = time.monotonic() + timeout_s
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> messages.SearchHit:
+        call = self._call
+        left_s = max(0.0, self._deadline_s - time.monotonic())
+        await self._line.wait(call, lambda: bool(call.hits) or call.done, left_s)
+        if call.hits:
+            return call.hits.popleft()
+        self.failed = call.result().failed
+        raise StopAsyncIteration

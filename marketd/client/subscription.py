@@ -1,0 +1,270 @@
+"""One stream, without I/O: the messages of a subscription go in, frames come out.
+
+It outlives connections: it knows what its reader has had, and so where to go on. Whatever a server sends after a
+reconnect, each cursor of a feed is told of exactly once, by a frame's rows or as part of a gap.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from marketd.client.frames import Frame, Source
+from marketd.client.positions import format_token
+from marketd.client.sources import ColumnsSource, EventSource, RowsSource
+from marketd.fqme import is_glob
+from marketd.rpc import messages
+from marketd.rpc.messages import Position
+
+BUFFER_BYTES = 16 << 20
+
+Message = messages.Rows | messages.Columns | messages.Gap | messages.Instruments | messages.Status
+
+
+class State(enum.Enum):
+    """Where a subscription stands with the server."""
+
+    OPENING = enum.auto()  # asked for, not answered yet
+    LIVE = enum.auto()
+    LOST = enum.auto()  # the connection broke: to be asked for when there is another one
+    PARKED = enum.auto()  # its reader was too far behind: closed at the server, opened again when all is read
+    REFUSED = enum.auto()  # it was live once, then the server would not have it back: asked again every second
+    ENDED = enum.auto()
+
+
+class Subscription:
+    """What the client knows of one stream. Not to be used by two tasks at once."""
+
+    def __init__(self, params: messages.SubscribeParams, buffer_bytes: int = BUFFER_BYTES) -> None:
+        self.params = params
+        self.state = State.OPENING
+        self.id: int | None = None
+        self.result: messages.SubscribeResult | None = None
+        self.error: Exception | None = None
+        self.paused = False
+        self.buffered_bytes = 0
+        self._buffer_bytes = buffer_bytes
+        self._received = dict(params.resume)
+        self._delivered = dict(params.resume)
+        self._names: dict[str, tuple[int, dict[int, str]]] = {}
+        self._sources: deque[Source] = deque()
+        self._source: Source | None = None  # the one whose frames are being taken
+        self._frames: Iterator[Frame] = iter(())
+        self._frame: Frame | None = None
+        self._told_lost = False
+
+    # --- the reader's side ------------------------------------------------------------------------------------------
+
+    def next_nowait(self) -> Frame | None:
+        """Return the next frame that is here already, or None."""
+        while True:
+            frame = next(self._frames, None)
+            if frame is not None:
+                self._frame = frame
+                return frame
+            if not self._begin_source():
+                return None
+
+    def _begin_source(self) -> bool:
+        if self._source is not None:
+            if self._source.epoch:
+                self._delivered[self._source.feed] = Position(self._source.epoch, self._source.cursor_last)
+            self._source = self._frame = None
+        if not self._sources:
+            return False
+        self._source = self._sources.popleft()
+        self.buffered_bytes -= self._source.size_bytes
+        self._frames = self._source.frames()
+        return True
+
+    @property
+    def empty(self) -> bool:
+        """Whether no message waits to be read."""
+        return not self._sources
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether the next frame begins another message than the last one came from."""
+        return self._frame is None or self._source is None or self._frame.cursor_last == self._source.cursor_last
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits to be read that it is time to let the server wait."""
+        return self.buffered_bytes > self._buffer_bytes // 2
+
+    @property
+    def positions(self) -> dict[str, Position]:
+        """How far the frames that were taken reach, the last one included."""
+        reached = dict(self._delivered)
+        if self._frame is not None and self._frame.epoch:
+            reached[self._frame.feed] = Position(self._frame.epoch, self._frame.cursor_last)
+        return reached
+
+    @property
+    def token(self) -> str:
+        """:attr:`positions` as text."""
+        return format_token(self.positions)
+
+    # --- the connection's side --------------------------------------------------------------------------------------
+
+    @property
+    def latest(self) -> bool:
+        """Whether it carries states, which replace each other, and not every row."""
+        return self.params.contract == "latest"
+
+    def resume_params(self) -> messages.SubscribeParams:
+        """What to subscribe with now, to go on where it stands."""
+        return msgspec.structs.replace(self.params, resume=dict(self._received))
+
+    def updated(self, change: messages.UpdateParams, result: messages.SubscribeResult) -> None:
+        """Take the server's answer to an update. Nothing is missed any more of feeds that do not belong to it now."""
+        self.changed(change)
+        feeds = {feed.name for feed in result.feeds}
+        self._received = {feed: position for feed, position in self._received.items() if feed in feeds}
+        self.opened(result)
+
+    def opened(self, result: messages.SubscribeResult) -> None:
+        """Take the server's answer to a subscribe."""
+        self.state = State.LIVE
+        self.id = result.subscription
+        self.result = result
+        for feed in result.feeds:
+            self._learn(feed.name, feed.epoch, feed.instruments)
+            start = Position(feed.epoch, feed.cursor)
+            self._received.setdefault(feed.name, start)
+            self._delivered.setdefault(feed.name, start)
+        if self._told_lost:
+            self._told_lost = False
+            self.tell("reconnected")
+
+    def lost(self, reason: str, *, asked: bool) -> None:
+        """Note that the connection broke; ``asked``: whether there is a request that opens it again."""
+        self.id = None
+        if self.state is State.OPENING and not asked:
+            self.state = State.LOST
+        if self.state in (State.LIVE, State.REFUSED):
+            self.state = State.LOST
+            self._told_lost = True
+            self.tell("disconnected", reason)
+
+    @property
+    def reopens(self) -> bool:
+        """Whether it should be asked for as soon as that is possible."""
+        return not self.paused and (self.state is State.LOST or (self.state is State.PARKED and self.empty))
+
+    def changed(self, change: messages.UpdateParams) -> None:
+        """Note a change that the server has made, for the next time that it's asked for."""
+        removed = {_key(name) for name in change.remove}
+        kept = [name for name in self.params.instruments if _key(name) not in removed]
+        added = [name for name in change.add if name not in kept]
+        rate_hz = self.params.rate_hz if change.rate_hz is None else change.rate_hz
+        self.params = msgspec.structs.replace(self.params, instruments=kept + added, rate_hz=rate_hz)
+        self.paused = self.paused if change.paused is None else change.paused
+
+    def rewind(self) -> None:
+        """Forget everything that was received and not taken, so that the server sends it again."""
+        self._received = self.positions
+        self._sources.clear()
+        self._source = self._frame = None
+        self._frames = iter(())
+        self._delivered = dict(self._received)
+        self.buffered_bytes = 0
+
+    def tell(self, state: str, detail: str = "", *, feed: str = "") -> None:
+        """Put news between the rows. It is small, rare and always taken."""
+        self._put(EventSource.news(state, detail, feed=feed, form=self.params.format))
+
+    def receive(self, message: Message) -> bool:
+        """Take a message; return False, and take nothing, when the buffer is full.
+
+        Raises:
+            ProtocolError: its bytes are not what the protocol says.
+        """
+        if isinstance(message, messages.Instruments):
+            self._learn(message.feed, message.epoch, message.instruments)
+            return True
+        if self.buffered_bytes > self._buffer_bytes:
+            return False
+        if isinstance(message, messages.Status):
+            self.tell(message.state, message.detail, feed=message.feed)
+        elif isinstance(message, messages.Gap):
+            self._receive_gap(message)
+        else:
+            self._receive_rows(message)
+        return True
+
+    def _receive_rows(self, message: messages.Rows | messages.Columns) -> None:
+        first = self._first_new(message)
+        if first > message.cursor_last and not self.latest:
+            return
+        names = self._names_of(message.feed, message.epoch)
+        source: Source
+        if isinstance(message, messages.Rows):
+            source = RowsSource(message, names, first, latest=self.latest)
+        else:
+            source = ColumnsSource(message, names, first, latest=self.latest)
+        self._put(source)
+        self._received[message.feed] = Position(message.epoch, message.cursor_last)
+
+    def _receive_gap(self, message: messages.Gap) -> None:
+        position = self._received.get(message.feed)
+        # A gap of reason `epoch` says that the position held means nothing, whatever its numbers are.
+        if position is None or position.epoch != message.epoch or message.reason == "epoch":
+            self._delivered.setdefault(message.feed, Position(message.epoch, message.cursor_first - 1))
+            self._put_gap(message)
+            return
+        first = self._first_new(message)
+        if first <= message.cursor_last:
+            self._put_gap(msgspec.structs.replace(message, cursor_first=first))
+
+    def _first_new(self, message: messages.Rows | messages.Columns | messages.Gap) -> int:
+        """Return the message's first cursor that was not had yet. What should have come before it becomes a gap."""
+        first = message.cursor_first
+        position = self._received.get(message.feed)
+        if position is None:
+            # A feed that joined later: nothing before its first message was ever promised.
+            self._delivered.setdefault(message.feed, Position(message.epoch, first - 1))
+            return first
+        if self.latest:
+            return first
+        if position.epoch != message.epoch:
+            self._put_hole(message, 1, "epoch")
+        elif first > position.cursor + 1:
+            self._put_hole(message, position.cursor + 1, "sequence")
+        else:
+            return max(first, position.cursor + 1)
+        return first
+
+    def _put_hole(self, message: messages.Rows | messages.Columns | messages.Gap, first: int, reason: str) -> None:
+        last = message.cursor_first - 1
+        lost = -1 if reason == "epoch" else last - first + 1  # how much the old epoch had is not known
+        self._put_gap(messages.Gap(message.subscription, message.feed, message.epoch, first, last, lost, reason))
+
+    def _put_gap(self, gap: messages.Gap) -> None:
+        names = self._names_of(gap.feed, gap.epoch)
+        lost = min(gap.lost, max(0, gap.cursor_last - gap.cursor_first + 1))
+        self._put(EventSource.gap(msgspec.structs.replace(gap, lost=lost), names, form=self.params.format))
+        self._received[gap.feed] = Position(gap.epoch, gap.cursor_last)
+
+    def _put(self, source: Source) -> None:
+        self._sources.append(source)
+        self.buffered_bytes += source.size_bytes
+
+    def _learn(self, feed: str, epoch: int, instruments: dict[int, str]) -> None:
+        self._names_of(feed, epoch).update(instruments)
+
+    def _names_of(self, feed: str, epoch: int) -> dict[int, str]:
+        """The names of an epoch's ids. Frames keep theirs: another epoch gets another table."""
+        known = self._names.get(feed)
+        if known is None or known[0] != epoch:
+            known = self._names[feed] = (epoch, {})
+        return known[1]
+
+
+def _key(name: str) -> str:
+    """What tells names and globs apart: case does not, nor does a name's slash."""
+    text = name.strip().lower()
+    return text if is_glob(text) else text.replace("/", "")

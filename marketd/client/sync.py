@@ -1,0 +1,270 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self, cast
+
+from marketd.client.address import default_address, parse_address
+from marketd.client.calls import Call
+from marketd.client.frames import Frame
+from marketd.client.line import Line
+from marketd.client.positions import parse_token
+from marketd.client.protocol import ClientProtocol
+from marketd.client.reconnect import Reconnect
+from marketd.client.subscription import BUFFER_BYTES, State, Subscription
+from marketd.rpc import messages
+from marketd.rpc.messages import Position
+
+
+def connect(
+    address: str | None = None,
+    *,
+    token: str | None = None,
+    client: str = "marketd-python",
+    timeout_s: float = 10.0,
+    heartbeat_s: float = 5.0,
+    reconnect: bool = True,
+    reconnect_timeout_s: float | None = None,
+    buffer_bytes: int = BUFFER_BYTES,
+) -> Client:
+    """Connect to a daemon.
+
+    Args:
+        address: ``host:port`` or ``unix:/path``. Without one: ``$MARKETD_ADDRESS``, else the default instance's Unix
+            socket if there is one, else 127.0.0.1:7600.
+        token: for a daemon that wants one.
+        client: what this program is called in the daemon's status.
+        timeout_s: for connecting, and for each request that is not given its own.
+        heartbeat_s: the longest silence in either direction; 0 for no heartbeats.
+        reconnect: whether a connection that breaks is made again, at the next use.
+        reconnect_timeout_s: how long that is tried; None is for ever.
+        buffer_bytes: how much of each stream is kept while it is not being read.
+
+    Raises:
+        ValueError: the address is none.
+        CannotConnect: nobody answers there.
+        RequestError: the daemon does not want us, or not with this token.
+    """
+    hello = messages.HelloParams(client=client, token=token, heartbeat_s=heartbeat_s)
+    protocol = ClientProtocol(hello, buffer_bytes=buffer_bytes)
+    again = Reconnect(enabled=reconnect, timeout_s=reconnect_timeout_s)
+    line = Line(parse_address(address or default_address()), protocol, again, timeout_s)
+    line.connect_first()
+    return Client(line, timeout_s)
+
+
+class Client:
+    """A connection to a daemon, made by :func:`connect`. For one thread at a time."""
+
+    def __init__(self, line: Line, timeout_s: float) -> None:
+        self._line = line
+        self._protocol = line.protocol
+        self._timeout_s = timeout_s
+
+    @property
+    def address(self) -> str:
+        """The daemon's address."""
+        return self._line.address
+
+    @property
+    def server(self) -> messages.HelloResult:
+        """What the daemon said of itself."""
+        assert self._protocol.server is not None  # `connect` returns no client before
+        return self._protocol.server
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def ping(self, *, timeout_s: float | None = None) -> float:
+        """Return the seconds that it takes to the daemon and back."""
+        begun_s = time.perf_counter()
+        self._request("ping", messages.PingParams(), timeout_s)
+        return time.perf_counter() - begun_s
+
+    def status(self, *, timeout_s: float | None = None) -> messages.StatusResult:
+        """Return the state of the whole daemon."""
+        return cast(messages.StatusResult, self._request("status", messages.EmptyParams(), timeout_s))
+
+    def backends(self, *, timeout_s: float | None = None) -> list[messages.BackendInfo]:
+        """Return the backends that the daemon can run, and the feeds that do."""
+        return cast(messages.BackendsResult, self._request("backends", messages.EmptyParams(), timeout_s)).backends
+
+    def instrument(self, fqme: str, *, timeout_s: float | None = None) -> messages.InstrumentResult:
+        """Return what is known of an instrument. ``RequestError`` with code ``unknown_instrument`` if there is none."""
+        params = messages.InstrumentParams(fqme)
+        return cast(messages.InstrumentResult, self._request("instrument", params, timeout_s))
+
+    def search(self, text: str, *, limit: int = 100, timeout_s: float | None = None) -> Search:
+        """Iterate over the instruments that match words (``btc usdt``) or a glob, as the feeds answer."""
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        return Search(
+            self._line, self._protocol.request("search", messages.SearchParams(text, limit), timeout_s), deadline_s
+        )
+
+    def record(
+        self, feed: str, name: str, duration_s: float, *, timeout_s: float | None = None
+    ) -> messages.RecordResult:
+        """Record a feed's raw venue traffic into a file on the daemon's machine; returns when it is done."""
+        timeout_s = duration_s + self._timeout_s if timeout_s is None else timeout_s
+        params = messages.RecordParams(feed, name, duration_s)
+        return cast(messages.RecordResult, self._request("record", params, timeout_s))
+
+    def subscribe(
+        self,
+        instruments: Sequence[str],
+        *,
+        kinds: Sequence[messages.KindName] = ("trade", "quote"),
+        contract: messages.Contract = "lossless",
+        format: messages.Format = "rows",
+        rate_hz: float = 10.0,
+        resume: str | dict[str, Position] | None = None,
+        timeout_s: float | None = None,
+    ) -> Stream:
+        """Open a stream over instruments, from one feed or many.
+
+        Args:
+            instruments: names (``btc/usdt.spot.binance``) and globs (``*.sim``).
+            kinds: ``trade`` and ``quote``. Gap and status rows come with any.
+            contract: ``lossless``, every row in order; or ``latest``, the newest state of each instrument.
+            format: ``rows``, structured arrays; or ``columns``, lists of small structs.
+            rate_hz: for ``latest``, how often at most.
+            resume: a stream's ``token`` or ``positions``: go on after what it has had.
+            timeout_s: for the daemon's answer.
+
+        Raises:
+            RequestError: the daemon refused.
+        """
+        positions = parse_token(resume) if isinstance(resume, str) else dict(resume or {})
+        params = messages.SubscribeParams(list(instruments), tuple(kinds), contract, format, rate_hz, positions)
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        call = self._protocol.subscribe(params, timeout_s)
+        assert call.subscription is not None
+        try:
+            self._line.finish(call, timeout_s)
+        except BaseException:
+            self._protocol.unsubscribe(call.subscription)
+            raise
+        return Stream(self._line, call.subscription, self._timeout_s)
+
+    def _request(self, method: str, params: messages.Params, timeout_s: float | None) -> Any:  # noqa: ANN401
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        return self._line.finish(self._protocol.request(method, params, timeout_s), timeout_s)
+
+    def close(self) -> None:
+        """Close the connection; streams end."""
+        self._line.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+class Stream:
+    """Frames, one after the other, made by :meth:`Client.subscribe`. Ends when it is closed, by itself never."""
+
+    def __init__(self, line: Line, subscription: Subscription, timeout_s: float) -> None:
+        self._line = line
+        self._subscription = subscription
+        self._timeout_s = timeout_s
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        frame = self.wait_next(None)
+        if frame is None:
+            raise StopIteration
+        return frame
+
+    def wait_next(self, timeout_s: float | None) -> Frame | None:
+        """Return the next frame; None if none comes in time, or if the stream is closed.
+
+        Raises:
+            ConnectionLost: the connection is gone for good.
+            RequestError: after a reconnect, the daemon refused the stream.
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            frame = self._subscription.next_nowait()
+            while frame is None and self._subscription.state is not State.ENDED:
+                self._line.protocol.reopen()
+                self._line.pump(deadline_s)
+                frame = self._subscription.next_nowait()
+                if deadline_s is not None and time.monotonic() >= deadline_s:
+                    break
+        except Exception:
+            raise
+        except BaseException:
+            self._line.interrupted()
+            raise
+        if frame is None and self._subscription.error is not None:
+            raise self._subscription.error
+        return frame
+
+    @property
+    def positions(self) -> dict[str, Position]:
+        """Where it stands in each feed, the last frame included."""
+        return self._subscription.positions
+
+    @property
+    def token(self) -> str:
+        """:attr:`positions` as text, to be kept and given to ``subscribe(resume=...)`` later."""
+        return self._subscription.token
+
+    @property
+    def result(self) -> messages.SubscribeResult:
+        """What the daemon said that it really does."""
+        assert self._subscription.result is not None  # `subscribe` returns no stream before
+        return self._subscription.result
+
+    def update(
+        self,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        rate_hz: float | None = None,
+        paused: bool | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Add or remove names and globs, change the rate, pause or go on. See :meth:`Client.subscribe` for errors."""
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        change = messages.UpdateParams(0, list(add), list(remove), rate_hz, paused)
+        call = self._line.protocol.update(self._subscription, change, timeout_s)
+        if call is not None:
+            self._line.finish(call, timeout_s)
+
+    def close(self) -> None:
+        """End it. What was not read is dropped; ``token`` goes on to say where it stood."""
+        self._line.protocol.unsubscribe(self._subscription)
+        self._line.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+class Search:
+    """The hits of a search. ``failed``, complete at the end: the feeds that gave no answer."""
+
+    def __init__(self, line: Line, call: Call, deadline_s: float) -> None:
+        self.failed: list[str] = []
+        self._line = line
+        self._call = call
+        self._deadline_s = deadline_s
+
+    def __iter__(self) -> Iterator[messages.SearchHit]:
+        return self
+
+    def __next__(self) -> messages.SearchHit:
+        call = self._call
+        self._line.wait(call, lambda: bool(call.hits) or call.done, self._deadline_s)
+        if call.hits:
+            return call.hits.popleft()
+        self.failed = call.result().failed
+        raise StopIteration

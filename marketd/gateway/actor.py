@@ -1,0 +1,183 @@
+"""The gateway: clients in front, rings behind.
+
+    ring -> Feed (feed.py) -> Fanout (fanout.py) -> Subscription (subscription.py) -> Writer (writer.py) -> socket
+    socket -> Session (session.py) -> decode.py -> requests.py -> streams.py, or the supervisor (routed.py)
+
+One follower task for each feed moves the feed's head and wakes the clients; each client's writer takes from the feeds
+what lies between its own positions and their heads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+
+import structlog
+import trio
+
+from marketd.errors import ActorError
+from marketd.gateway.decode import Refusal
+from marketd.gateway.feeds import Feeds
+from marketd.gateway.listen import address_of, open_listeners, peer_of, prepare
+from marketd.gateway.session import Session, close_socket, leave
+from marketd.gateway.wakeup import Wakeup
+from marketd.rpc.messages import ErrorCode
+from marketd.supervise.handle import ActorHandle
+from marketd.supervise.link import Link
+from marketd.supervise.messages import Demand, FeedInfo, GatewayReady, GatewayReport, GatewaySpec
+
+FEEDS_TIMEOUT_S = 5.0
+TICK_S = 0.1
+STOP_S = 1.4  # flushing (1.0 s) and taking leave (0.3 s), and a little
+ACCEPT_RETRY_S = 0.1
+TURNED_AWAY_MAX = 64  # clients that are being told that there are too many
+
+log = structlog.get_logger("marketd.gateway")
+
+
+async def run_gateway(actor: ActorHandle) -> None:
+    """Serve clients until the supervisor wants us to stop.
+
+    Raises:
+        ConfigError: an address can't be listened on.
+    """
+    spec = actor.config(GatewaySpec)
+    with open_listeners(spec.listen) as listeners, contextlib.ExitStack() as stack:
+        async with trio.open_nursery() as services:
+            feeds = Feeds(services)
+            stack.callback(feeds.close)
+            gateway = Gateway(spec, actor.link, feeds)
+            actor.link.handle("feeds_changed", list[FeedInfo], feeds.announce)
+            actor.statistics(gateway.report)
+            infos = await actor.link.request("feeds", result=list[FeedInfo], timeout_s=FEEDS_TIMEOUT_S)
+            await feeds.announce(infos)
+            services.start_soon(gateway.watch)
+            services.start_soon(gateway.tell_demand)
+            async with trio.open_nursery() as clients:
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(gateway.accept, listener, clients)
+                    addresses = [address_of(listener) for listener in listeners]
+                    await actor.ready(GatewayReady(addresses))
+                    log.info("gateway.listening", addresses=addresses)
+                    await actor.stopping.wait()
+                    accepting.cancel_scope.cancel()
+                clients.cancel_scope.deadline = trio.current_time() + STOP_S
+                await gateway.stop_sessions()
+            services.cancel_scope.cancel()
+
+
+class Gateway:
+    """What all sessions share.
+
+    Attributes:
+        instance: the daemon's.
+        limits: of each client.
+        link: to the supervisor.
+        feeds: what there is to read.
+        sessions: the clients that are connected.
+    """
+
+    def __init__(self, spec: GatewaySpec, link: Link, feeds: Feeds) -> None:
+        self.instance = spec.instance
+        self.limits = spec.limits
+        self.link = link
+        self.feeds = feeds
+        self.sessions: set[Session] = set()
+        self._numbers = itertools.count(1)
+        self._turned_away = 0
+        self._demand = Wakeup()
+
+    # --- clients come and go ---
+
+    async def accept(self, listener: socket.socket, clients: trio.Nursery) -> None:
+        """Let clients in, until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(listener.fileno())
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                # A client that left again, or no file descriptors: the next moment may be better.
+                log.warning("accept.failed", error=str(error), clients=len(self.sessions))
+                await trio.sleep(ACCEPT_RETRY_S)
+                continue
+            try:
+                prepare(sock)
+                address = peer_of(sock)
+            except OSError:
+                sock.close()
+                continue
+            if len(self.sessions) < self.limits.clients_max:
+                clients.start_soon(self._serve, sock, address)
+            else:
+                clients.start_soon(self._turn_away, sock, address)
+
+    async def _serve(self, sock: socket.socket, address: str) -> None:
+        session = Session(sock, address, next(self._numbers), self)
+        self.sessions.add(session)
+        self.feeds.subscribers.add(session)
+        try:
+            await session.run()
+        finally:
+            self.sessions.discard(session)
+            self.feeds.subscribers.discard(session)
+
+    async def _turn_away(self, sock: socket.socket, address: str) -> None:
+        log.warning("client.turned_away", address=address, clients=len(self.sessions))
+        limit = self.limits.clients_max
+        sentence = f"{limit} clients are connected, as many as this daemon serves; try again later"
+        self._turned_away += 1
+        try:
+            if self._turned_away <= TURNED_AWAY_MAX:
+                with contextlib.suppress(OSError):
+                    sock.send(Refusal(ErrorCode.LIMIT_EXCEEDED, sentence, limit=limit).frame(None))
+                await leave(sock)
+        finally:
+            self._turned_away -= 1
+            close_socket(sock)
+
+    async def stop_sessions(self) -> None:
+        """Let every client have what is in the rings, and tell it goodbye."""
+        for feed in self.feeds.by_name.values():
+            await feed.advance()
+        for session in self.sessions:
+            session.stop()
+
+    async def watch(self) -> None:
+        """Look after every client, from outside of its own tasks."""
+        while True:
+            await trio.sleep(TICK_S)
+            now_s = trio.current_time()
+            for session in list(self.sessions):
+                session.tick(now_s)
+
+    # --- the supervisor's ---
+
+    def report(self) -> GatewayReport:
+        """What every pulse tells."""
+        now_s = trio.current_time()
+        return GatewayReport([session.status(now_s) for session in self.sessions])
+
+    def demand_changed(self) -> None:
+        """Note that feeds have more or fewer subscriptions now."""
+        self._demand.set()
+
+    async def tell_demand(self) -> None:
+        """Tell the supervisor after each change; several changes may go in one message."""
+        told: dict[str, int] = {}
+        while True:
+            await self._demand.wait()
+            wanted = dict.fromkeys(self.feeds.by_name, 0)
+            for session in self.sessions:
+                for subscription in session.subscriptions.values():
+                    for name in subscription.follows:
+                        wanted[name] += 1
+            if wanted != told:
+                told = wanted
+                try:
+                    await self.link.notify("demand", Demand(wanted))
+                except ActorError:
+                    return  # the supervisor is gone, and so are we in a moment

@@ -1,0 +1,175 @@
+"""Ring rows to messages, encoded once for all clients that want the same.
+
+Clients that follow a ring at their own pace share work only if they ask for the same ranges. So ranges end at fixed
+cursors, or at the newest row: who is up to date is so with everybody else, and who lags falls into step at the next
+fixed cursor.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marketd.gateway.encode import Buffer, encode_shared
+from marketd.gateway.selection import Choice
+from marketd.ring import layout
+from marketd.rpc.messages import Format
+
+ROWS_MAX = 4096  # in one message: 288 KiB
+CACHE_BYTES_MAX = 8 << 20  # of copied rows, and once more of encoded messages, for each feed
+CACHE_ENTRIES_MAX = 1024
+
+_EMPTY_COST_BYTES = 256
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Ring(Protocol):
+    """What is needed of a ring reader."""
+
+    rows: int
+    epoch: int
+
+    def read_range(self, cursor_first: int, cursor_last: int) -> NDArray[np.void]:
+        """Copy published rows, both ends included. Raises Lapped."""
+        ...
+
+
+class Chunk(NamedTuple):
+    """The messages of one range: each the first cursor that it covers, and a frame that lacks its tail."""
+
+    rows: int
+    frames: tuple[tuple[int, Buffer], ...]
+
+
+class Fanout:
+    """One feed's ring, as messages."""
+
+    def __init__(self, feed: str, ring: Ring) -> None:
+        self._feed = feed
+        self._ring = ring
+        # A small ring is read in small pieces, so that a writer in full flight doesn't lap every copy.
+        self._rows_max = max(1, min(ROWS_MAX, ring.rows // 4))
+        self._blocks: Cache[tuple[int, int], NDArray[np.void]] = Cache()
+        self._chunks: Cache[tuple[int, int, int, str], Chunk] = Cache()
+        self.encoded = 0
+
+    def range_last(self, cursor_first: int, head: int) -> int:
+        """Return where a message that begins at ``cursor_first`` ends, when rows up to ``head`` can be read."""
+        return min(head, cursor_first - cursor_first % self._rows_max + self._rows_max - 1)
+
+    def chunk(self, choice: Choice, form: Format, cursor_first: int, cursor_last: int) -> Chunk:
+        """Return the messages about these cursors, both included, for one choice; without frames if it has none there.
+
+        Raises:
+            Lapped: some of the rows are overwritten already, and nobody has asked for them before.
+        """
+        key = (cursor_first, cursor_last, choice.key, form)
+        chunk = self._chunks.get(key)
+        if chunk is None:
+            rows = choice.filter(self.rows(cursor_first, cursor_last))
+            chunk = self._encode(rows, form, cursor_first, cursor_last)
+            self._chunks.put(key, chunk, _EMPTY_COST_BYTES + sum(len(frame) for _, frame in chunk.frames))
+        return chunk
+
+    def rows(self, cursor_first: int, cursor_last: int) -> NDArray[np.void]:
+        """Return rows, both ends included, dtype ``layout.ROW``; not to be written to.
+
+        Raises:
+            Lapped: see :meth:`chunk`.
+        """
+        block = self._blocks.get((cursor_first, cursor_last))
+        if block is None:
+            block = self._ring.read_range(cursor_first, cursor_last)
+            self._blocks.put((cursor_first, cursor_last), block, _EMPTY_COST_BYTES + block.nbytes)
+        return block
+
+    def _encode(self, rows: NDArray[np.void], form: Format, cursor_first: int, cursor_last: int) -> Chunk:
+        if not len(rows):
+            return Chunk(0, ())
+        self.encoded += 1
+        common: dict[str, object] = {"feed": self._feed, "epoch": self._ring.epoch}
+        if form == "columns":
+            return Chunk(len(rows), tuple(_columns(rows, common, cursor_first, cursor_last)))
+        frame = encode_shared("rows", common | {"cursor_last": cursor_last, "data": rows.view(np.uint8).data})
+        return Chunk(len(rows), ((cursor_first, frame),))
+
+
+def _columns(
+    rows: NDArray[np.void], common: dict[str, object], cursor_first: int, cursor_last: int
+) -> list[tuple[int, Buffer]]:
+    """Encode one message for each run of a kind; their ranges partition the whole range."""
+    frames = []
+    for run in column_runs(rows):
+        run_last = run.cursor_last(cursor_last)
+        fields = common | {"cursor_last": run_last, "kind": run.kind, "columns": run.columns}
+        frames.append((cursor_first, encode_shared("columns", fields)))
+        cursor_first = run_last + 1
+    return frames
+
+
+class ColumnRun(NamedTuple):
+    """Consecutive rows of one kind, ``[start, end)`` of the rows that it was cut from.
+
+    ``follower`` is the cursor of the row after it, 0 for the last run.
+    """
+
+    kind: str
+    columns: dict[str, list[int | float]]
+    start: int
+    end: int
+    follower: int
+
+    def cursor_last(self, range_last: int) -> int:
+        """Where the run's range ends: in front of the next run's first row, or with the whole range."""
+        return self.follower - 1 if self.follower else range_last
+
+
+def column_runs(rows: NDArray[np.void]) -> list[ColumnRun]:
+    """Cut rows, dtype ``layout.ROW``, into runs of one kind."""
+    kinds = rows["kind"]
+    starts = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist()] if len(rows) else []
+    ends = [*starts[1:], len(rows)]
+    followers = [*rows["cursor"][starts[1:]].tolist(), 0]
+    # To turn a column of a whole block into a list costs hardly more than that of a single row: once for all runs.
+    lists: dict[tuple[int, str], list[int | float]] = {}
+    runs = []
+    for start, end, follower in zip(starts, ends, followers, strict=bool(starts)):
+        kind = int(kinds[start])
+        dtype = layout.BY_KIND.get(kind, layout.ROW)
+        columns = {}
+        for name, (code, offset, *_) in (dtype.fields or {}).items():
+            values = lists.get((offset, code.kind))
+            if values is None:
+                values = lists[offset, code.kind] = rows.view(dtype)[name].tolist()
+            columns[name] = values[start:end]
+        runs.append(ColumnRun(layout.KIND_NAMES.get(kind, "unknown"), columns, start, end, follower))
+    return runs
+
+
+class Cache(Generic[K, V]):
+    """The newest few values, oldest out first, bounded in number and in bytes."""
+
+    def __init__(self, bytes_max: int = CACHE_BYTES_MAX, entries_max: int = CACHE_ENTRIES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._entries_max = entries_max
+        self._values: dict[K, tuple[V, int]] = {}
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: K) -> V | None:
+        """Return what was put there, if it is still held."""
+        found = self._values.get(key)
+        return None if found is None else found[0]
+
+    def put(self, key: K, value: V, size_bytes: int) -> None:
+        """Keep a value under a key that holds none, and let the oldest go while there is too much."""
+        self._values[key] = (value, size_bytes)
+        self.size_bytes += size_bytes
+        while self.size_bytes > self._bytes_max or len(self._values) > self._entries_max:
+            self.size_bytes -= self._values.pop(next(iter(self._values)))[1]

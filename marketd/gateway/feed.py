@@ -1,0 +1,181 @@
+"""One feed as a gateway reads it: its ring, its instruments, and who is to be woken.
+
+A feed has one follower task, and all of its clients read up to `Feed.head` and no further. The follower moves the head
+only after every selection has been looked at again if there are new instruments; so whatever is in front of the head,
+its instruments are known, and no client has to look at a table itself.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from marketd.errors import Lapped
+from marketd.gateway.fanout import ROWS_MAX, Fanout
+from marketd.gateway.latest import LatestState
+from marketd.gateway.selection import Choice, Selection
+from marketd.ring.doorbell import Bell
+from marketd.ring.reader import RingReader
+from marketd.ring.table import TableReader
+from marketd.supervise.messages import FeedInfo
+
+NAMES_IN_ONE_GO = 1024  # matched against a selection between two turns of the event loop
+
+
+class Listener(Protocol):
+    """Who follows feeds: a client's session."""
+
+    def wake_for_rows(self) -> None:
+        """Take notice that a feed's head has moved."""
+        ...
+
+
+class Feed:
+    """A feed that is there.
+
+    Attributes:
+        info: what the supervisor says about it.
+        head: the newest cursor that clients may read.
+        names: of its instruments; the one at index ``i`` has the row id ``i + 1``.
+        ids: row ids by name.
+        backends: what its instruments' names end in, with its own backend.
+        listeners: who follows it.
+        latest: the state of its instruments, once anybody has asked for it.
+    """
+
+    def __init__(self, info: FeedInfo, on_learned: Callable[[Feed], None]) -> None:
+        """Attach to a feed's segments.
+
+        Raises:
+            SegmentError: one of them is missing or foreign, or there are too many readers.
+        """
+        self.info = info
+        self.ring = RingReader(Path(info.ring_path))
+        self.table = TableReader(Path(info.table_path))
+        self._bell = Bell(Path(info.bells_path))
+        self.head = 0
+        self.names: list[str] = []
+        self.ids: dict[str, int] = {}
+        self.backends = {info.backend}
+        self._without_slash: dict[str, str] = {}
+        self.listeners: set[Listener] = set()
+        self.latest: LatestState | None = None
+        self.fanout = Fanout(info.name, self.ring)
+        self._generation = -1
+        self._learning = trio.Lock()
+        self._on_learned = on_learned
+        self._choices: weakref.WeakValueDictionary[Selection, Choice] = weakref.WeakValueDictionary()
+
+    @property
+    def name(self) -> str:
+        """The feed's name."""
+        return self.info.name
+
+    @property
+    def epoch(self) -> int:
+        """What the cursors of this feed belong to."""
+        return self.ring.epoch
+
+    async def follow(self) -> None:
+        """Move the head as the feed writes, for ever."""
+        while True:
+            await self._bell.wait(self._is_behind)
+            await self.advance()
+
+    async def advance(self) -> None:
+        """Move the head to what is published now, and wake everybody who follows."""
+        published = self.ring.published
+        await self.learn()
+        self.head = max(self.head, published)
+        if self.latest is not None and self.head - self.latest.cursor >= ROWS_MAX:
+            self.update_latest()
+        for listener in self.listeners:
+            listener.wake_for_rows()
+
+    def _is_behind(self) -> bool:
+        return self.ring.published > self.head or self.table.generation != self._generation
+
+    async def learn(self) -> None:
+        """Take in new instruments, if there are any, and what they mean to each selection."""
+        if self.table.generation == self._generation:
+            return
+        async with self._learning:
+            generation = self.table.generation
+            for instrument in range(len(self.names) + 1, self.table.count + 1):
+                name = self.table.fqme(instrument)
+                self.names.append(name)
+                self.ids[name] = instrument
+                plain = name.replace("/", "")
+                # Two names that differ in the slash's place only are both out of reach without it.
+                self._without_slash[plain] = "" if plain in self._without_slash else name
+                self.backends.add(name.rpartition(".")[2])
+            for choice in list(self._choices.values()):
+                await self._extend(choice)
+            self._generation = generation
+        self._on_learned(self)
+
+    def find(self, name: str) -> str | None:
+        """Return an instrument's name as it is written here; ``name`` is in lower case and may lack the slash."""
+        return name if name in self.ids else self._without_slash.get(name) or None
+
+    async def choose(self, selection: Selection) -> Choice:
+        """Find out what a selection means here; from now on that is kept up to date."""
+        choice = self._choices.get(selection)
+        if choice is None:
+            choice = Choice(selection)
+            await self._extend(choice)
+            choice = self._choices.setdefault(selection, choice)
+        return choice
+
+    async def _extend(self, choice: Choice) -> None:
+        while choice.examined < len(self.names):
+            choice.extend(self.names[choice.examined : choice.examined + NAMES_IN_ONE_GO])
+            if choice.examined < len(self.names):
+                await trio.lowlevel.checkpoint()
+
+    def concerns(self, choice: Choice) -> bool:
+        """Whether a subscription has something to get from here, now or once there are more instruments."""
+        if choice.ids:
+            return True
+        if not self.names:
+            return bool(choice.selection.globs)
+        return choice.selection.may_select(self.backends)
+
+    async def open_latest(self) -> None:
+        """See to it that there is a state of all instruments, from what the ring still holds."""
+        if self.latest is not None:
+            return
+        state = LatestState(self.ring.oldest - 1)
+        while state.cursor < self.head:
+            self._take_latest(state)
+            await trio.lowlevel.checkpoint()
+        if self.latest is None:
+            self.latest = state
+
+    def update_latest(self) -> LatestState:
+        """Bring the state of all instruments up to the head."""
+        assert self.latest is not None
+        while self.latest.cursor < self.head:
+            self._take_latest(self.latest)
+        return self.latest
+
+    def _take_latest(self, state: LatestState) -> None:
+        first = state.cursor + 1
+        try:
+            state.take(self.fanout.rows(first, self.fanout.range_last(first, self.head)))
+        except Lapped:
+            state.skip(self.first_readable(first) - 1)
+
+    def first_readable(self, cursor: int) -> int:
+        """Return where to go on when the row at ``cursor`` was found to be overwritten."""
+        return max(cursor + 1, min(self.ring.oldest, self.ring.published + 1))
+
+    def close(self) -> None:
+        """Let go of the segments."""
+        self._bell.close()
+        self.ring.close()
+        self.table.close()

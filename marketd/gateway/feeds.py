@@ -1,0 +1,123 @@
+"""All feeds that this gateway reads, as the supervisor announces them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+import trio
+
+from marketd.errors import SegmentError
+from marketd.gateway.feed import Feed
+from marketd.gateway.selection import Choice, Selection, Selections
+from marketd.gateway.subscription import Subscription
+from marketd.rpc.messages import Contract
+from marketd.supervise.messages import FeedInfo
+
+log = structlog.get_logger("marketd.gateway")
+
+
+class Subscriber(Protocol):
+    """A client's session, seen from here."""
+
+    subscriptions: dict[int, Subscription]
+
+    def feed_changed(self, feed: Feed) -> None:
+        """Take notice that a feed is new, has new instruments, or another state."""
+        ...
+
+
+class Feeds:
+    """The feeds by name.
+
+    Attributes:
+        by_name: those that are attached.
+        subscribers: every client that may want to know of changes.
+        selections: what the clients ask for.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.by_name: dict[str, Feed] = {}
+        self.subscribers: set[Subscriber] = set()
+        self.selections = Selections()
+        self._nursery = nursery
+
+    async def announce(self, infos: Sequence[FeedInfo]) -> None:
+        """Take over the supervisor's list: attach to what is new, note the others' states."""
+        for info in infos:
+            feed = self.by_name.get(info.name)
+            if feed is None:
+                await self._attach(info)
+            else:
+                self._set_info(feed, info)
+        for name in self.by_name.keys() - {info.name for info in infos}:
+            feed = self.by_name[name]
+            self._set_info(feed, msgspec.structs.replace(feed.info, state="stopped", detail="no longer configured"))
+
+    def _set_info(self, feed: Feed, info: FeedInfo) -> None:
+        if info != feed.info:
+            feed.info = info
+            self._tell(feed)
+
+    async def _attach(self, info: FeedInfo) -> None:
+        try:
+            feed = Feed(info, self._tell)
+        except SegmentError as error:
+            log.warning("feed.unreadable", feed=info.name, error=str(error))
+            return
+        await feed.advance()
+        self.by_name[feed.name] = feed
+        # Subscriptions made from now on see the feed themselves.
+        for subscriber in list(self.subscribers):
+            for subscription in list(subscriber.subscriptions.values()):
+                await self._consider(feed, subscription)
+            subscriber.feed_changed(feed)
+        self._nursery.start_soon(feed.follow)
+        log.debug("feed.attached", feed=feed.name, epoch=feed.epoch, cursor=feed.head, instruments=len(feed.names))
+
+    async def _consider(self, feed: Feed, subscription: Subscription) -> None:
+        selection = subscription.selection
+        choice = await feed.choose(selection)
+        if subscription.contract == "latest":
+            await feed.open_latest()
+        if subscription.selection is selection:  # else it was changed meanwhile, and knows this feed already
+            subscription.choices[feed.name] = choice
+
+    async def choose(self, selection: Selection, contract: Contract) -> dict[str, Choice]:
+        """Find out what a selection means in each feed that there is when this returns, by feed name."""
+        choices: dict[str, Choice] = {}
+        while missing := self.by_name.keys() - choices.keys():
+            feed = self.by_name[missing.pop()]
+            if contract == "latest":
+                await feed.open_latest()
+            choices[feed.name] = await feed.choose(selection)
+        return choices
+
+    async def learn(self) -> None:
+        """Take in instruments that a feed has got just now."""
+        for feed in list(self.by_name.values()):
+            await feed.learn()
+
+    def _tell(self, feed: Feed) -> None:
+        for subscriber in list(self.subscribers):
+            subscriber.feed_changed(feed)
+
+    def find(self, name: str) -> tuple[Feed, str] | None:
+        """Find an instrument by its full name, in any case, with or without the slash.
+
+        Returns:
+            The feed that has it, and its name as it is written there.
+        """
+        wanted = name.strip().lower()
+        for feed in self.by_name.values():
+            found = feed.find(wanted)
+            if found is not None:
+                return feed, found
+        return None
+
+    def close(self) -> None:
+        """Let go of all segments."""
+        for feed in self.by_name.values():
+            feed.close()

@@ -1,0 +1,129 @@
+"""The sockets that clients connect to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from marketd.errors import ConfigError
+
+UNIX_PREFIX = "unix:"
+BACKLOG = 512
+PORT_MAX = 65535
+SEND_BUFFER_BYTES = 256 * 1024  # Linux doubles it. More would only let a slow client's rows grow old in the kernel.
+KEEPALIVE_IDLE_S = 60
+
+
+@contextlib.contextmanager
+def open_listeners(addresses: list[str]) -> Iterator[list[socket.socket]]:
+    """Listen on ``host:port`` and ``unix:/path`` addresses; leaving it closes them and removes the socket files.
+
+    Raises:
+        ConfigError: one of them can't be listened on; the text says which and why.
+    """
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(_open_unix(address) if address.startswith(UNIX_PREFIX) else _open_tcp(address))
+            for address in addresses
+        ]
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the address that is really listened on."""
+    name = listener.getsockname()
+    return f"{UNIX_PREFIX}{name}" if listener.family == socket.AF_UNIX else _host_port(name)
+
+
+def peer_of(sock: socket.socket) -> str:
+    """Return a client's address: ``host:port``, or the process at the other end of a Unix socket."""
+    if sock.family != socket.AF_UNIX:
+        return _host_port(sock.getpeername())
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return f"{UNIX_PREFIX}pid {int.from_bytes(credentials[:4], 'little')}"
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set a client's socket up: small messages leave at once, and a peer that vanished is noticed some day."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+
+
+def _host_port(name: tuple[str, int]) -> str:
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _refusal(address: str, error: OSError | str) -> ConfigError:
+    reason = error if isinstance(error, str) else os.strerror(error.errno) if error.errno else str(error)
+    return ConfigError(
+        f"gateway.listen: can't listen on {address}: {reason}; give host:port (port 0 takes a free one) or unix:/path, "
+        "none of them in use by another program"
+    )
+
+
+@contextlib.contextmanager
+def _open_tcp(address: str) -> Iterator[socket.socket]:
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or int(port) > PORT_MAX:  # getaddrinfo would take it modulo 65536
+        raise _refusal(address, f"{port!r} is no port from 0 to {PORT_MAX}")
+    try:
+        family, kind, protocol, _, name = socket.getaddrinfo(
+            host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise _refusal(address, str(error)) from error
+    with socket.socket(family, kind, protocol) as listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(name)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise _refusal(address, error) from error
+        listener.setblocking(False)
+        yield listener
+
+
+@contextlib.contextmanager
+def _open_unix(address: str) -> Iterator[socket.socket]:
+    path = Path(address.removeprefix(UNIX_PREFIX))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            _remove_stale(path)
+            # Linux gives the file the mode of the socket: it is never open to others, not even for a moment.
+            os.fchmod(listener.fileno(), 0o600)
+            listener.bind(str(path))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise _refusal(address, error if error.errno else str(error)) from error
+        listener.setblocking(False)
+        inode = path.stat().st_ino
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket file of a daemon that is gone; leave anything else, for `bind` to stumble on."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(str(path))
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return  # its backlog is full: somebody is very much alive

@@ -1,0 +1,82 @@
+"""From the names that a client writes to those that the feeds have."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import trio
+
+from marketd.gateway.decode import Refusal, shown
+from marketd.gateway.feeds import Feeds
+from marketd.gateway.selection import Selection
+from marketd.rpc.messages import ErrorCode
+
+NAMES_IN_ONE_GO = 4096  # looked up between two turns of the event loop
+SUGGESTED_FOR_MAX = 3  # unknown names; who asks for thousands has not mistyped each of them
+SUGGESTIONS_MAX = 5
+CANDIDATES_MAX = 500
+_SHOWN_MAX = 5
+
+
+async def resolve(feeds: Feeds, names: Iterable[str]) -> set[str]:
+    """Return names as the feeds write them.
+
+    Raises:
+        Refusal: UNKNOWN_INSTRUMENT with all that no feed has in ``data.unknown``, and close ones in ``data.close``.
+    """
+    await feeds.learn()
+    known: set[str] = set()
+    unknown: list[str] = []
+    for number, name in enumerate(sorted(names), 1):
+        found = feeds.find(name)
+        if found is None:
+            unknown.append(name)
+        else:
+            known.add(found[1])
+        if number % NAMES_IN_ONE_GO == 0:
+            await trio.lowlevel.checkpoint()
+    if not unknown:
+        return known
+    close = await suggest(feeds, unknown[:SUGGESTED_FOR_MAX])
+    more = f" and {len(unknown) - _SHOWN_MAX} more" if len(unknown) > _SHOWN_MAX else ""
+    raise Refusal(
+        ErrorCode.UNKNOWN_INSTRUMENT,
+        f"no feed has {', '.join(map(shown, unknown[:_SHOWN_MAX]))}{more}"
+        + (f"; close to it: {', '.join(close)}" if close else "; search finds names, and a glob may match later ones"),
+        unknown=unknown,
+        close=close,
+    )
+
+
+async def suggest(feeds: Feeds, unknown: Iterable[str]) -> list[str]:
+    """Return a few names that are close to the unknown ones."""
+    close: dict[str, None] = {}
+    for name in unknown:
+        wanted = name.strip().lower()
+        candidates: list[str] = []
+        for feed in feeds.by_name.values():
+            candidates += _alike(wanted, feed.names)
+            await trio.lowlevel.checkpoint()
+        close |= dict.fromkeys(difflib.get_close_matches(wanted, candidates[:CANDIDATES_MAX], n=3, cutoff=0.5))
+        await trio.lowlevel.checkpoint()
+    return list(close)[:SUGGESTIONS_MAX]
+
+
+def _alike(wanted: str, names: list[str]) -> list[str]:
+    """Return names that share a beginning with the wanted one, or as many of the others as are worth a comparison."""
+    beginning = wanted[:3]
+    return [name for name in names if name.startswith(beginning)][:CANDIDATES_MAX] or names[: CANDIDATES_MAX // 5]
+
+
+async def unmatched(feeds: Feeds, selection: Selection) -> list[str]:
+    """Return those of a selection's globs that select no instrument of any feed, sorted."""
+    found = []
+    for glob, pattern in sorted(selection.patterns.items()):
+        for feed in list(feeds.by_name.values()):
+            if any(map(pattern.match, feed.names)):
+                break
+            await trio.lowlevel.checkpoint()
+        else:
+            found.append(glob)
+    return found

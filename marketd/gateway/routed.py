@@ -1,0 +1,90 @@
+"""The methods that somebody else answers: the supervisor, or a feed through it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from marketd.errors import ActorError, RequestRefused
+from marketd.gateway.decode import Refusal, shown
+from marketd.gateway.encode import encode_notification
+from marketd.rpc import messages
+from marketd.rpc.messages import ErrorCode, Request
+from marketd.supervise.messages import RouteRecord, RouteSearch
+
+if TYPE_CHECKING:
+    from marketd.gateway.session import Session
+
+ANSWER_TIMEOUT_S = 5.0
+ROUTE_MARGIN_S = 1.0  # the supervisor has a deadline of its own, and says more when that passes
+
+R = TypeVar("R")
+
+_CODES = {
+    "unknown_feed": ErrorCode.UNKNOWN_FEED,
+    "invalid_params": ErrorCode.INVALID_PARAMS,
+    "internal": ErrorCode.INTERNAL,
+}
+
+
+async def status(session: Session, _params: messages.EmptyParams, _request: Request) -> messages.StatusResult:
+    """Ask the supervisor."""
+    return await _ask(session, "status", None, messages.StatusResult, ANSWER_TIMEOUT_S)
+
+
+async def backends(session: Session, _params: messages.EmptyParams, _request: Request) -> messages.BackendsResult:
+    """Ask the supervisor."""
+    found = await _ask(session, "backends", None, list[messages.BackendInfo], ANSWER_TIMEOUT_S)
+    return messages.BackendsResult(found)
+
+
+async def record(session: Session, params: messages.RecordParams, _request: Request) -> messages.RecordResult:
+    """Ask the feed; takes as long as the recording does."""
+    feeds = session.gateway.feeds.by_name
+    if params.feed not in feeds:
+        raise Refusal(
+            ErrorCode.UNKNOWN_FEED,
+            f"there is no feed {shown(params.feed)}; there are: {', '.join(feeds) or 'none'}",
+            feeds=list(feeds),
+        )
+    route = RouteRecord(params.feed, params.name, params.duration_s)
+    timeout_s = params.duration_s + ANSWER_TIMEOUT_S + ROUTE_MARGIN_S
+    return await _ask(session, "record", route, messages.RecordResult, timeout_s)
+
+
+async def search(session: Session, params: messages.SearchParams, request: Request) -> messages.SearchResult:
+    """Ask all feeds at once, and pass on what each finds as soon as it answers."""
+    count = 0
+    failed: list[str] = []
+
+    async def ask(feed: str) -> None:
+        nonlocal count
+        route = RouteSearch(feed, params.text, params.limit)
+        try:
+            hits = await session.gateway.link.request(
+                "search", route, result=list[messages.SearchHit], timeout_s=ANSWER_TIMEOUT_S + ROUTE_MARGIN_S
+            )
+        except ActorError:
+            failed.append(feed)
+            return
+        hits = hits[: params.limit - count]
+        count += len(hits)
+        if hits:
+            await session.writer.wait_room()
+            session.put(encode_notification("search.hits", messages.SearchHits(request.id, hits)))
+
+    # Hits are the largest answers; what one client has waiting in memory is bounded by letting few run at a time.
+    async with session.searching, trio.open_nursery() as nursery:
+        for feed in session.gateway.feeds.by_name:
+            nursery.start_soon(ask, feed)
+    return messages.SearchResult(count, sorted(failed))
+
+
+async def _ask(session: Session, method: str, params: object, result: type[R], timeout_s: float) -> R:
+    try:
+        return await session.gateway.link.request(method, params, result=result, timeout_s=timeout_s)
+    except RequestRefused as error:
+        raise Refusal(_CODES.get(error.code, ErrorCode.UNAVAILABLE), str(error)) from error
+    except ActorError as error:
+        raise Refusal(ErrorCode.UNAVAILABLE, f"{method} can't be answered right now: {error}") from error

@@ -1,0 +1,291 @@
+"""One client, from its connection to its end.
+
+Two tasks: one reads requests and answers them, one writes (`writer.py`). What takes long gets a task of its own. While
+a client does not read its answers, its requests are not read either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import math
+import socket
+import sys
+import termios
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from marketd.gateway.decode import Refusal
+from marketd.gateway.encode import Buffer, encode_notification
+from marketd.gateway.feed import Feed
+from marketd.gateway.requests import serve
+from marketd.gateway.subscription import Subscription
+from marketd.gateway.watchdog import Times, judge
+from marketd.gateway.writer import Writer
+from marketd.rpc import messages
+from marketd.rpc.framing import Deframer, FrameTooLarge
+from marketd.rpc.messages import ErrorCode
+
+if TYPE_CHECKING:
+    from marketd.gateway.actor import Gateway
+
+RECEIVE_BYTES = 32 * 1024
+REQUESTS_IN_ONE_GO = 32  # served between two turns of the event loop
+SEARCHES_MAX = 4  # that run at a time for one client
+FLUSH_S = 1.0  # for the last messages to go out
+LEAVE_S = 0.3  # for the client to see them and hang up
+LEAVE_BYTES_MAX = 4 << 20  # of what it still sends meanwhile
+
+_HEARTBEAT = encode_notification("heartbeat", messages.Heartbeat())
+
+log = structlog.get_logger("marketd.gateway")
+
+
+class Session:
+    """A connected client.
+
+    Attributes:
+        number: counts connections, for logs and status.
+        times: what the watchdog looks at.
+        hello: what the client said of itself; None before.
+        heartbeat_s: the longest silence of ours; infinity for any.
+        subscriptions: by their numbers.
+        requests_running: how many requests are answered in tasks of their own.
+        searching: lets a few searches through at a time.
+    """
+
+    def __init__(self, sock: socket.socket, address: str, number: int, gateway: Gateway) -> None:
+        self.number = number
+        self.gateway = gateway
+        self.times = Times(trio.current_time())
+        self.writer = Writer(sock, self.times)
+        self.hello: messages.HelloParams | None = None
+        self.heartbeat_s = math.inf
+        self.subscriptions: dict[int, Subscription] = {}
+        self.requests_running = 0
+        self.searching = trio.Semaphore(SEARCHES_MAX)
+        self.nursery: trio.Nursery
+        self._socket = sock
+        self._address = address
+        self._reading = trio.CancelScope()
+        self._numbers = itertools.count(1)
+        self._after_answer: list[Buffer] = []
+        self._undrained_bytes = sys.maxsize
+        self._ended = ""
+
+    # --- its life ---
+
+    async def run(self) -> None:
+        """Serve the client until either side has had enough. Nothing that goes wrong here reaches another client."""
+        log.debug("client.accepted", client=self.number, address=self._address)
+        try:
+            async with trio.open_nursery() as self.nursery:
+                self.nursery.start_soon(self._read)
+                await self.writer.run()
+                self.nursery.cancel_scope.cancel()
+            await leave(self._socket)
+        except OSError as error:
+            self._ended = self._ended or f"connection lost: {error.strerror}"
+        except Exception:
+            log.exception("client.failed", client=self.number)
+            self._ended = "failed"
+        finally:
+            self.subscriptions.clear()
+            self.follows_changed()
+            close_socket(self._socket)
+            writer = self.writer
+            facts = {"rows": writer.rows_sent, "bytes": writer.bytes_sent, "lost": writer.lost}
+            log.info("client.gone", client=self.number, reason=self._ended or "cancelled", **facts)
+
+    def begin(self, params: messages.HelloParams, heartbeat_s: float) -> None:
+        """Take hello."""
+        self.hello = params
+        self.times.greeted = True
+        self.heartbeat_s = heartbeat_s
+        self.times.promised_s = heartbeat_s if params.heartbeat_s else 0.0
+        log.info("client.connected", client=self.number, address=self._address, name=params.client[:64])
+
+    def close(self, reason: str, last_words: Buffer | None = None) -> None:
+        """End the connection once the answers that wait, and then the last words, are written; or in a second."""
+        self.writer.set_follows([])
+        if last_words is not None:
+            self.writer.put(last_words)
+        self._end(reason)
+        self.writer.finish()
+
+    def stop(self) -> None:
+        """End the connection once the client has had every row that is published by now; or in a second."""
+        self._end("closing")
+        self.writer.finish(self._closing_notice)
+
+    def _end(self, reason: str) -> None:
+        self._ended = self._ended or reason
+        self._reading.cancel()
+        scope = self.nursery.cancel_scope
+        scope.deadline = min(scope.deadline, trio.current_time() + FLUSH_S)
+
+    def _closing_notice(self) -> Buffer:
+        positions = {number: subscription.positions() for number, subscription in self.subscriptions.items()}
+        return encode_notification("notice", messages.Notice("closing", "the daemon is shutting down", positions))
+
+    # --- requests ---
+
+    async def _read(self) -> None:
+        with self._reading:
+            deframer = Deframer(self.gateway.limits.frame_bytes_max)
+            while data := await self._receive(deframer.pending):
+                too_large = None
+                try:
+                    payloads = deframer.receive_data(data)
+                except FrameTooLarge as error:
+                    payloads, too_large = error.frames, error
+                if payloads:
+                    self.times.frame_s = None
+                for i, payload in enumerate(payloads):
+                    if i % REQUESTS_IN_ONE_GO == REQUESTS_IN_ONE_GO - 1:
+                        await trio.lowlevel.checkpoint()
+                    await self.writer.wait_room()
+                    if not await serve(self, payload):
+                        return self.close("garbage")
+                if too_large is not None:
+                    return self.close("frame too large", _too_large(too_large))
+            return self.close("left")
+
+    async def _receive(self, pending: int) -> bytes:
+        """Return what the client sent; nothing when it has hung up."""
+        await trio.lowlevel.checkpoint()
+        self.times.reading_s = trio.current_time()
+        if pending and self.times.frame_s is None:
+            self.times.frame_s = self.times.reading_s
+        try:
+            while True:
+                try:
+                    return self._socket.recv(RECEIVE_BYTES)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._socket.fileno())
+        except OSError:
+            return b""
+        finally:
+            self.times.reading_s = None
+
+    def put(self, frame: Buffer) -> None:
+        """Send an answer, or a message that is not a stream's, and then what was to come after it."""
+        self.writer.put(frame)
+        for later in self._after_answer:
+            self.writer.put(later)
+        self._after_answer.clear()
+
+    def put_after_answer(self, frame: Buffer) -> None:
+        """Send a message right after the answer of the request that is being served."""
+        self._after_answer.append(frame)
+
+    # --- streams ---
+
+    def next_subscription(self) -> int:
+        """Return a number for a new subscription."""
+        return next(self._numbers)
+
+    def follows_changed(self) -> None:
+        """Follow the feeds that the subscriptions read by now."""
+        pairs = [(s, follow) for s in self.subscriptions.values() for follow in s.follows.values()]
+        self.writer.set_follows(pairs)
+        followed = {follow.feed for _, follow in pairs}
+        for feed in self.gateway.feeds.by_name.values():
+            (feed.listeners.add if feed in followed else feed.listeners.discard)(self)
+        self.gateway.demand_changed()
+
+    def feed_changed(self, feed: Feed) -> None:
+        """Take notice that a feed is new, has new instruments, or another state."""
+        joined = [subscription.join(feed) for subscription in self.subscriptions.values()]
+        if any(joined):
+            self.follows_changed()
+        elif self in feed.listeners:
+            self.writer.wake()
+
+    def wake_for_rows(self) -> None:
+        """Take notice that a feed's head has moved."""
+        self.writer.wake_for_rows()
+
+    # --- the watchdog's ---
+
+    def tick(self, now_s: float) -> None:
+        """Do what time alone makes due. Called a few times a second."""
+        if self._ended:
+            return
+        self._notice_draining(now_s)
+        verdict = judge(self.times, self.gateway.limits, now_s)
+        if verdict is not None:
+            self._dismiss(verdict.reason, verdict.sentence)
+        elif self.times.blocked_s is None:
+            if now_s - self.writer.sent_s >= self.heartbeat_s:
+                self.writer.put(_HEARTBEAT)
+            self._tell_progress()
+
+    def _notice_draining(self, now_s: float) -> None:
+        """See whether a blocked client reads at all: the kernel takes no more before it has read a good part."""
+        if self.times.blocked_s is None:
+            self._undrained_bytes = sys.maxsize
+            return
+        undrained = int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        if undrained < self._undrained_bytes < sys.maxsize:
+            self.times.blocked_s = now_s
+        self._undrained_bytes = undrained
+
+    def _dismiss(self, reason: str, sentence: str) -> None:
+        if not sentence:
+            self._end(reason)
+            self.nursery.cancel_scope.cancel()
+        elif reason == "silent":
+            self.close(reason, encode_notification("notice", messages.Notice(reason, sentence)))
+        else:
+            code = ErrorCode.INVALID_REQUEST if self.times.greeted else ErrorCode.HELLO_REQUIRED
+            self.close(reason, Refusal(code, sentence).frame(None))
+
+    def _tell_progress(self) -> None:
+        """Let subscriptions that were passed over by rows of other instruments say how far they are."""
+        for subscription in self.subscriptions.values():
+            for follow in subscription.follows.values():
+                if follow.sent < follow.cursor and not subscription.paused:
+                    follow.silent = True
+                    self.writer.wake()
+
+    def status(self, now_s: float) -> messages.ClientStatus:
+        """What an operator wants to know of the client."""
+        return messages.ClientStatus(
+            id=self.number,
+            name=self.hello.client[:64] if self.hello is not None else "",
+            address=self._address,
+            subscriptions=len(self.subscriptions),
+            rows_sent=self.writer.rows_sent,
+            bytes_sent=self.writer.bytes_sent,
+            lost=self.writer.lost,
+            connected_s=round(now_s - self.times.connected_s, 3),
+        )
+
+
+def _too_large(error: FrameTooLarge) -> Buffer:
+    sentence = f"{error}; a frame is a length, 4 bytes, big endian, and so many bytes of MessagePack"
+    return Refusal(ErrorCode.FRAME_TOO_LARGE, sentence, size=error.size, limit=error.limit).frame(None)
+
+
+async def leave(sock: socket.socket) -> None:
+    """Let the client read what was written last. To close with bytes of its unread would throw that away (RFC 1122,
+    4.2.2.13), so they are read, up to a limit, until it hangs up too."""
+    drained = 0
+    with contextlib.suppress(OSError), trio.move_on_after(LEAVE_S):
+        sock.shutdown(socket.SHUT_WR)
+        while drained < LEAVE_BYTES_MAX:
+            await trio.lowlevel.wait_readable(sock.fileno())
+            data = sock.recv(RECEIVE_BYTES)
+            if not data:
+                return
+            drained += len(data)
+
+
+def close_socket(sock: socket.socket) -> None:
+    """Close a socket on which tasks may still wait."""
+    trio.lowlevel.notify_closing(sock.fileno())
+    sock.close()

@@ -1,0 +1,144 @@
+"""The methods that open, change and close a subscription.
+
+Each does all of its waiting first and then changes the session in one go, so that the positions it answers with are
+those from which the rows follow, and a request that is cut off by its deadline has changed nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from marketd.gateway.decode import Refusal
+from marketd.gateway.encode import encode_notification
+from marketd.gateway.names import resolve, unmatched
+from marketd.gateway.selection import split
+from marketd.gateway.subscription import Subscription
+from marketd.rpc import messages
+from marketd.rpc.messages import ErrorCode, Request
+
+if TYPE_CHECKING:
+    from marketd.gateway.session import Session
+
+GLOBS_MAX = 256  # in one subscription: each is compared with every instrument that there is or ever will be
+
+
+async def subscribe(session: Session, params: messages.SubscribeParams, _request: Request) -> messages.SubscribeResult:
+    """Open a subscription."""
+    feeds = session.gateway.feeds
+    limit = session.gateway.limits.subscriptions_max
+    if len(session.subscriptions) >= limit:
+        raise Refusal(
+            ErrorCode.LIMIT_EXCEEDED,
+            f"there are {limit} subscriptions, as many as a client may have; unsubscribe one, or subscribe to more "
+            "instruments in one",
+            limit=limit,
+        )
+    _check_positions(params.resume)
+    names, globs = split(params.instruments)
+    _check_size(session, len(names) + len(globs), len(globs))
+    selection = feeds.selections.intern(await resolve(feeds, names), globs, params.kinds)
+    without_match = await unmatched(feeds, selection)
+    choices = await feeds.choose(selection, params.contract)
+
+    subscription = Subscription(session.next_subscription(), selection, choices, params)
+    for feed in feeds.by_name.values():
+        subscription.join(feed)
+    for name in params.resume.keys() & subscription.follows.keys():
+        subscription.resume(subscription.follows[name], params.resume[name])
+    session.subscriptions[subscription.id] = subscription
+    session.follows_changed()
+    if strangers := sorted(params.resume.keys() - subscription.follows.keys()):
+        session.put_after_answer(_strangers_notice(strangers))
+    return subscription.describe(without_match)
+
+
+async def update(session: Session, params: messages.UpdateParams, _request: Request) -> messages.SubscribeResult:
+    """Change a subscription."""
+    feeds = session.gateway.feeds
+    subscription = _find(session, params.subscription)
+    selection = subscription.selection
+    add_names, add_globs = split(params.add)
+    remove_names, remove_globs = split(params.remove)
+    known = {found[1] if (found := feeds.find(name)) else name for name in remove_names}
+    strangers = sorted((known - selection.names) | (remove_globs - selection.globs))
+    if strangers:
+        raise Refusal(
+            ErrorCode.INVALID_PARAMS,
+            f"update: to remove are {', '.join(strangers[:5])}, which this subscription does not have; it is removed "
+            "by the same name or glob that it was added by",
+            key="params.remove",
+            unknown=strangers,
+        )
+    names = (selection.names | await resolve(feeds, add_names)) - known
+    globs = (selection.globs | add_globs) - remove_globs
+    _check_size(session, len(names) + len(globs) - _size(subscription), len(globs))
+    selection = feeds.selections.intern(names, globs, subscription.kinds)
+    without_match = await unmatched(feeds, selection)
+    choices = await feeds.choose(selection, subscription.contract)
+
+    if selection is not subscription.selection:
+        subscription.change(selection, choices)
+        for feed in feeds.by_name.values():
+            subscription.join(feed)
+    if params.rate_hz is not None:
+        subscription.set_rate(params.rate_hz)
+    if params.paused is not None:
+        subscription.paused = params.paused
+    session.follows_changed()
+    return subscription.describe(without_match)
+
+
+async def unsubscribe(
+    session: Session, params: messages.UnsubscribeParams, _request: Request
+) -> messages.UnsubscribeResult:
+    """Close a subscription."""
+    subscription = _find(session, params.subscription)
+    del session.subscriptions[subscription.id]
+    session.follows_changed()
+    return messages.UnsubscribeResult(subscription.positions())
+
+
+def _find(session: Session, number: int) -> Subscription:
+    subscription = session.subscriptions.get(number)
+    if subscription is None:
+        there = ", ".join(map(str, session.subscriptions)) or "none"
+        raise Refusal(
+            ErrorCode.UNKNOWN_SUBSCRIPTION,
+            f"this connection has no subscription {number}; it has: {there}",
+            subscriptions=list(session.subscriptions),
+        )
+    return subscription
+
+
+def _size(subscription: Subscription) -> int:
+    return len(subscription.selection.names) + len(subscription.selection.globs)
+
+
+def _check_size(session: Session, added: int, globs: int) -> None:
+    limit = session.gateway.limits.instruments_max
+    total = added + sum(map(_size, session.subscriptions.values()))
+    if total > limit:
+        raise Refusal(
+            ErrorCode.LIMIT_EXCEEDED,
+            f"that makes {total} names and globs in all subscriptions; a client may have {limit}",
+            limit=limit,
+        )
+    if globs > GLOBS_MAX:
+        raise Refusal(
+            ErrorCode.LIMIT_EXCEEDED, f"that makes {globs} globs; a subscription may have {GLOBS_MAX}", limit=GLOBS_MAX
+        )
+
+
+def _check_positions(positions: dict[str, messages.Position]) -> None:
+    for feed, position in positions.items():
+        if position.cursor < 0:
+            raise Refusal(
+                ErrorCode.INVALID_PARAMS,
+                f"subscribe: a cursor is 0 or more, and not {position.cursor}",
+                key=f"params.resume[{feed!r}].cursor",
+            )
+
+
+def _strangers_notice(feeds: list[str]) -> bytes | bytearray:
+    sentence = f"the positions to resume {', '.join(feeds)} from were ignored: this subscription reads no such feed"
+    return encode_notification("notice", messages.Notice("resume_ignored", sentence[:1000]))

@@ -1,0 +1,182 @@
+"""One client's way out: the only task that writes to its socket.
+
+It keeps no queue of rows. Each time the socket takes more, it asks the subscriptions what there is by then, a little
+from each in turn, and writes that in one go: a client that keeps up gets every row at once, one that lags gets few
+large messages. Only answers wait in a queue, and whoever puts them there waits for room in it.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import trio
+
+from marketd.gateway.encode import Buffer
+from marketd.gateway.subscription import Batch, Follow, Subscription
+from marketd.gateway.wakeup import Wakeup
+from marketd.gateway.watchdog import Times
+
+BATCH_BYTES = 256 * 1024  # written in one go, up to the end of the message that exceeds it
+BATCH_EXAMINED_MAX = 64 * 1024  # rows looked at for one go, wanted or not
+OUTBOX_BYTES_MAX = 256 * 1024
+_BUFFERS_MAX = 1024  # IOV_MAX of Linux: what one system call takes
+
+
+class Writer:
+    """Writes answers and streams to one client's socket.
+
+    Attributes:
+        sent_s: when it last took something.
+        rows_sent, bytes_sent, lost: counts.
+        finished: whether everything was written that was to be written before the end.
+    """
+
+    def __init__(self, sock: socket.socket, times: Times) -> None:
+        self._socket = sock
+        self._times = times
+        self._outbox: deque[Buffer] = deque()
+        self._outbox_bytes = 0
+        self._room = trio.Event()
+        self._wakeup = Wakeup()
+        self._deaf = False
+        self._follows: list[tuple[Subscription, Follow]] = []
+        self._turn = 0
+        self._last_words: Callable[[], Buffer] | None = None
+        self._finishing = False
+        self.finished = False
+        self.sent_s = trio.current_time()
+        self.rows_sent = 0
+        self.bytes_sent = 0
+        self.lost = 0
+
+    async def run(self) -> None:
+        """Write until :meth:`finish` was called and nothing is left.
+
+        Raises:
+            OSError: the client is gone.
+        """
+        while True:
+            now_s = trio.current_time()
+            batch, due_s = self._gather(now_s)
+            if batch.buffers:
+                await self._send(batch.buffers, now_s)
+            if due_s == -math.inf:
+                await trio.lowlevel.checkpoint()
+            elif not self._finishing:
+                # Whatever has come up while we were sending has set the wake-up.
+                await self._wait(due_s)
+            elif not batch.buffers and not self._take_last_words():
+                self.finished = True
+                return
+
+    def put(self, frame: Buffer) -> None:
+        """Send an answer or a notification of its own after what was put before, in front of any further rows."""
+        self._outbox.append(frame)
+        self._outbox_bytes += len(frame)
+        self._wakeup.set()
+
+    async def wait_room(self) -> None:
+        """Return when less is waiting than the client may let wait."""
+        while self._outbox_bytes >= OUTBOX_BYTES_MAX:
+            await self._room.wait()
+
+    def wake(self) -> None:
+        """Take notice that there may be news to send."""
+        self._wakeup.set()
+
+    def wake_for_rows(self) -> None:
+        """Take notice that a feed's head has moved."""
+        if not self._deaf:
+            self._wakeup.set()
+
+    def set_follows(self, follows: list[tuple[Subscription, Follow]]) -> None:
+        """Send what these have from now on, and nothing of any others."""
+        self._follows = follows
+        self._wakeup.set()
+
+    def finish(self, last_words: Callable[[], Buffer] | None = None) -> None:
+        """End once all that is there by now is written, and then what ``last_words()`` returns."""
+        self._finishing = True
+        self._last_words = last_words
+        for _, follow in self._follows:
+            follow.due_s = -math.inf
+        self._wakeup.set()
+
+    def _take_last_words(self) -> bool:
+        if self._last_words is None:
+            return False
+        self.put(self._last_words())
+        self._last_words = None
+        return True
+
+    def _gather(self, now_s: float) -> tuple[Batch, float]:
+        """Collect what is to go out next, and tell when there will be more.
+
+        Returns:
+            A batch, empty if there is nothing; and a time: minus infinity when there is more already, infinity when
+            there will be once somebody wakes us.
+        """
+        batch = Batch()
+        while self._outbox and batch.size_bytes < BATCH_BYTES:
+            batch.add(self._outbox.popleft())
+        if batch.size_bytes:
+            self._outbox_bytes -= batch.size_bytes
+            self._room.set()
+            self._room = trio.Event()
+        due_s = -math.inf if self._outbox else math.inf
+        follows = self._follows
+        count = len(follows)
+        for step in range(count):
+            place = (self._turn + step) % count
+            if batch.size_bytes >= BATCH_BYTES or batch.examined >= BATCH_EXAMINED_MAX:
+                self._turn = place
+                due_s = -math.inf
+                break
+            subscription, follow = follows[place]
+            if not subscription.paused:
+                subscription.take(follow, batch, now_s)
+                if follow.cursor < follow.feed.head:
+                    due_s = min(due_s, follow.due_s)
+        self.rows_sent += batch.rows
+        self.lost += batch.lost
+        return batch, due_s
+
+    async def _send(self, buffers: Sequence[Buffer | memoryview], now_s: float) -> None:
+        while True:
+            try:
+                sent = self._socket.sendmsg(buffers if len(buffers) <= _BUFFERS_MAX else buffers[:_BUFFERS_MAX])
+            except BlockingIOError:
+                sent = 0
+            if sent:
+                self.sent_s = now_s
+                self.bytes_sent += sent
+                self._times.blocked_s = None
+                buffers = _without(buffers, sent)
+                if not buffers:
+                    return
+            else:
+                self._times.blocked_s = self._times.blocked_s or now_s
+                await trio.lowlevel.wait_writable(self._socket.fileno())
+                now_s = trio.current_time()
+
+    async def _wait(self, due_s: float) -> None:
+        if due_s == math.inf:
+            await self._wakeup.wait()
+            return
+        # Until a `latest` message is due, the arrival of more rows is no news, unless somebody wants every row.
+        self._deaf = all(subscription.contract == "latest" for subscription, _ in self._follows)
+        with trio.move_on_at(due_s):
+            await self._wakeup.wait()
+        self._deaf = False
+
+
+def _without(buffers: Sequence[Buffer | memoryview], sent: int) -> Sequence[Buffer | memoryview]:
+    """Return what is left of the buffers when their first ``sent`` bytes are gone."""
+    for i, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[i + 1 :]]
+        sent -= len(buffer)
+    return ()

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from marketd.client.address import Address, default_address, parse_address
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:7600", Address("127.0.0.1", 7600)),
+        (" localhost:1 ", Address("localhost", 1)),
+        ("[::1]:7600", Address("::1", 7600)),
+        ("unix:/run/marketd/marketd.sock", Address(path="/run/marketd/marketd.sock")),
+    ],
+)
+def test_addresses_are_read_and_printed_inversely(text: str, expected: Address) -> None:
+    assert parse_address(text) == expected
+    assert parse_address(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "localhost", ":7600", "host:", "host:0", "host:65536", "host:+1", "::1:7600", "unix:", "http://a:1", "h:٣"],
+)
+def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:7600"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("text", ["ws://host:7680/ws", "wss://host/ws"])
+def test_websocket_addresses_are_said_to_be_for_later(text: str) -> None:
+    with pytest.raises(ValueError, match="not yet in this version"):
+        parse_address(text)
+
+
+def test_default_is_the_environment_then_the_instances_socket_then_tcp(tmp_path: Path) -> None:
+    env = {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    assert default_address(env) == "127.0.0.1:7600"
+    path = tmp_path / "marketd" / "default" / "marketd.sock"
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        assert default_address(env) == f"unix:{path}"
+    assert default_address(env | {"MARKETD_ADDRESS": "far:1"}) == "far:1"
+    assert default_address(env | {"MARKETD_INSTANCE": "other"}) == "127.0.0.1:7600"
