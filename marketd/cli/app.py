@@ -1,0 +1,21 @@
+"""`marketd` and its commands; one module each."""
+
+from __future__ import annotations
+
+import typer
+
+from marketd.cli import demo, record, replay, run, search, status, version, watch
+
+app = typer.Typer(
+    name="marketd",
+    help="Take live market data from many venues once, keep it whole, and serve it to many programs.",
+    epilog="Exit codes: 0 done, 1 error, 2 wrong usage or configuration, 3 no daemon answers, 130 ended by Ctrl-C.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, which may hold secrets
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for module in (run, demo, status, watch, search, record, replay, version):
+    name = module.__name__.rpartition(".")[2]
+    app.command(name, epilog=f"Example: `{module.EXAMPLE}`")(getattr(module, name))

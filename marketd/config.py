@@ -1,0 +1,197 @@
+"""The configuration: one TOML file, one struct. Unknown keys and bad values are refused as it loads, all at once.
+
+`deploy/marketd.toml` explains every key; a test holds the two together. Nothing here ever writes a file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from backends.backend import NAMES as BACKENDS
+from backends.backend import load as load_backend
+from marketd.config_check import check_table, suggest
+from marketd.errors import ConfigError
+from marketd.paths import NAME_PATTERN, config_folder
+from marketd.supervise.messages import LimitsSpec
+
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
+
+SYSTEM_FILE = Path("/etc/marketd/marketd.toml")
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Log(_Table, frozen=True):
+    """How the daemon speaks."""
+
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class Ring(_Table, frozen=True):
+    """Sizes of each feed's shared memory."""
+
+    rows: Annotated[int, msgspec.Meta(ge=1024, le=1 << 28)] = 1 << 20
+    instruments: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 16384
+
+
+class Gateway(_Table, frozen=True):
+    """Where clients connect. ``unix`` makes a socket in the runtime folder as well."""
+
+    listen: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:7600"])
+    unix: bool = True
+    limits: LimitsSpec = LimitsSpec()
+
+
+class Config(_Table, frozen=True):
+    """The whole file. ``feeds`` maps a feed's name to its table: ``backend`` and that backend's own keys."""
+
+    instance: Name = "default"
+    log: Log = Log()
+    ring: Ring = Ring()
+    gateway: Gateway = Gateway()
+    feeds: dict[Name, dict[str, Any]] = {}
+
+
+def load(path: Path | None = None, env: Mapping[str, str] = os.environ) -> tuple[Config, Path | None]:
+    """Find the configuration file, read and check it.
+
+    Args:
+        path: the file that the operator named; without it the search is ``$MARKETD_CONFIG``, the user's
+            configuration folder, ``/etc/marketd/marketd.toml``.
+
+    Returns:
+        The configuration and the file it came from. No file anywhere gives one simulated feed, and None.
+
+    Raises:
+        ConfigError: a file that was named is not there, or the file found is wrong: every mistake in it is listed.
+    """
+    found = _find(path, env)
+    if found is None:
+        return Config(feeds={"sim": {"backend": "sim"}}), None
+    try:
+        table = tomllib.loads(found.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{found}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{found}: is no text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{found}: is no valid TOML: {error}") from error
+    return decode(table, str(found)), found
+
+
+def search_places(env: Mapping[str, str] = os.environ) -> list[Path]:
+    """The files that are looked for when none is named, first the one that wins."""
+    return [config_folder(env) / "marketd.toml", SYSTEM_FILE]
+
+
+def decode(table: Mapping[str, Any], source: str) -> Config:
+    """Make the struct of a file's contents.
+
+    Raises:
+        ConfigError: with one line for each thing that is wrong; ``source`` names the file in it.
+    """
+    problems = check_table(table, Config)
+    if not problems:
+        config = msgspec.convert(table, Config)
+        problems = check(config)
+        if not problems:
+            return config
+    else:
+        feeds = table.get("feeds")
+        problems += _check_feeds(feeds if isinstance(feeds, Mapping) else {})
+    if len(problems) == 1:
+        raise ConfigError(f"{source}: {problems[0]}")
+    raise ConfigError(f"{source}: {len(problems)} mistakes\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def check(config: Config) -> list[str]:
+    """Check what single values can't tell: how they go together, and the feeds' own tables."""
+    problems = []
+    if config.ring.rows & (config.ring.rows - 1):
+        lower = 1 << (config.ring.rows.bit_length() - 1)
+        problems.append(f"ring.rows is {config.ring.rows}: it must be a power of two, e.g. {lower} or {2 * lower}")
+    for name, value in msgspec.structs.asdict(config.gateway.limits).items():
+        if value <= 0:
+            problems.append(f"gateway.limits.{name} is {value}: it must be greater than 0")
+    return problems + _check_listen(config.gateway) + _check_feeds(config.feeds)
+
+
+def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
+    from_env = env.get("MARKETD_CONFIG")
+    named = path or (Path(from_env) if from_env else None)
+    if named is None:
+        return next((place for place in search_places(env) if _exists(place)), None)
+    if not _exists(named):
+        raise ConfigError(f"{named}: there is no such file; {'--config' if path else '$MARKETD_CONFIG'} names it")
+    return named
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # in a folder that is closed to us, say: reading the file will tell
+    return True
+
+
+def _check_listen(gateway: Gateway) -> list[str]:
+    if not gateway.listen and not gateway.unix:
+        return ["gateway.listen is empty and gateway.unix is false: nobody could connect; give one of them"]
+    problems = [f"gateway.listen: {problem}" for address in gateway.listen if (problem := _check_address(address))]
+    # Port 0 takes a free one each time, so it may stand there twice.
+    twice = [address for address, count in Counter(gateway.listen).items() if count > 1 and not address.endswith(":0")]
+    return problems + [f"gateway.listen: {address!r} is there more than once" for address in twice]
+
+
+def _check_address(address: str) -> str | None:
+    if address.startswith("unix:"):
+        return None if address[5:].startswith("/") else f"{address!r}: the path after unix: must begin with /"
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        return f"{address!r} is no address: host:port is, e.g. 127.0.0.1:7600, [::1]:7600, or unix:/path"
+    if host == "localhost":
+        return None
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return f"{address!r}: {host!r} is no IP address; use 127.0.0.1, ::1 or localhost"
+    if not loopback:
+        return f"{address!r} is reachable from other machines, which needs tokens and TLS, and these are not there yet"
+    return None
+
+
+def _check_feeds(feeds: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name, table in feeds.items():
+        if isinstance(table, Mapping):
+            problems += _check_feed(f"feeds.{name}", table)
+    return problems
+
+
+def _check_feed(where: str, table: Mapping[str, Any]) -> list[str]:
+    backend = table.get("backend")
+    if backend is None:
+        return [f"{where}.backend: missing; it must be one of {', '.join(BACKENDS)}"]
+    if backend not in BACKENDS:
+        return [f"{where}.backend is {backend!r}: no such backend; {suggest(str(backend), BACKENDS)}"]
+    settings = {key: value for key, value in table.items() if key != "backend"}
+    declared = load_backend(backend)
+    if declared.open_source is None:
+        return [f'{where}.backend is {backend!r}: it can only replay recordings so far; use backend = "replay"']
+    return check_table(settings, declared.config, where)

@@ -1,0 +1,123 @@
+"""A real daemon for a test: its own processes, sockets, files and instance name, and no trace of it afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from marketd.client import CannotConnect, connect
+from marketd.paths import Paths
+
+START_TIMEOUT_S = 30.0
+_numbers = itertools.count(1)
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> object:
+    """Return the condition's first true value; fail when there is none in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline_s, f"waited {timeout_s} s in vain for {what or condition}"
+        time.sleep(0.01)
+
+
+@dataclass
+class Daemon:
+    """A running `marketd run`."""
+
+    instance: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+    paths: Paths
+    addresses: list[str] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Its TCP address."""
+        return next(address for address in self.addresses if not address.startswith("unix:"))
+
+    @property
+    def log(self) -> str:
+        """All that it and its actors have said."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def pids(self) -> dict[str, int]:
+        """The process of each actor by name."""
+        with connect(self.address) as md:
+            return {actor.name: actor.pid for actor in md.status().actors if actor.pid}
+
+    def processes(self) -> list[psutil.Process]:
+        """The root and all below it."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def wait_ready(self) -> None:
+        """Wait until clients can connect and every actor is live."""
+
+        def ready() -> bool:
+            assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}:\n{self.log}"
+            if not self.paths.addresses.exists():
+                return False
+            with contextlib.suppress(json.JSONDecodeError):
+                self.addresses = json.loads(self.paths.addresses.read_text())
+            if not self.addresses:
+                return False
+            # Between its announcement and now the gateway may have died, and be on its way back.
+            with contextlib.suppress(CannotConnect), connect(self.address) as md:
+                return md.status().ready
+            return False
+
+        wait_for(ready, START_TIMEOUT_S, f"the daemon to be ready:\n{self.log}")
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 10.0) -> float:
+        """Send a signal and wait for the end; return the seconds that it took."""
+        began_s = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(timeout_s)
+        return time.monotonic() - began_s
+
+
+@contextlib.contextmanager
+def running(folder: Path, config: str, *, instance: str | None = None, wait: bool = True) -> Iterator[Daemon]:
+    """Run a daemon with this TOML (less instance and gateway address, which are chosen here)."""
+    instance = instance or f"test-{os.getpid()}-{next(_numbers)}"
+    folder = folder / instance
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {
+        "STATE_DIRECTORY": str(folder / "state"),
+        "RUNTIME_DIRECTORY": str(folder / "run"),
+        "CACHE_DIRECTORY": str(folder / "cache"),
+    }
+    text = config if "[gateway]" in config else f'{config}\n[gateway]\nlisten = ["127.0.0.1:0"]\n'
+    path = folder / "marketd.toml"
+    path.write_text(f'instance = "{instance}"\n{text}')
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "marketd", "run", "--config", str(path)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    daemon = Daemon(instance, folder, process, Paths.for_instance(instance, env=environment))
+    try:
+        if wait:
+            daemon.wait_ready()
+        yield daemon
+    finally:
+        if process.poll() is None:
+            daemon.stop()
