@@ -15,6 +15,7 @@ import trio
 
 from backends.backend import Backend, Source, load
 from backends.recording import RecordingWriter
+from backends.validate import validate_backend
 from marketd.clock import SystemClock
 from marketd.errors import ConfigError, RequestRefused
 from marketd.feed.search import search
@@ -26,11 +27,14 @@ from marketd.supervise.messages import FeedBegin, FeedOutage, FeedRecord, FeedRe
 
 BEAT_S = 0.5
 
+log = structlog.get_logger("marketd.feed")
+
 
 async def run_feed(actor: ActorHandle) -> None:
     """Run one feed until asked to stop."""
     spec = actor.config(FeedSpec)
     backend = load(spec.backend)
+    refuse_invalid(backend)
     source = open_source(backend, spec.settings)
     feed = Feed(spec, source)
     with feed.sink:
@@ -41,8 +45,7 @@ async def run_feed(actor: ActorHandle) -> None:
         actor.link.handle("begin", FeedBegin, feed.begin)
         actor.link.handle("outage", FeedOutage, feed.outage)
         await actor.ready()
-        log = structlog.get_logger(f"marketd.feed.{spec.name}")
-        log.debug("feed.started", backend=spec.backend, url=source.url, cursor=feed.sink.cursor)
+        log.debug("feed.started", feed=spec.name, backend=spec.backend, url=source.url, cursor=feed.sink.cursor)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed.beat)
             nursery.start_soon(_cancel_when, actor.stopping, nursery.cancel_scope)
@@ -50,6 +53,19 @@ async def run_feed(actor: ActorHandle) -> None:
             feed.finish()
             await actor.link.notify("finished", feed.report())
             await trio.sleep_forever()
+
+
+def refuse_invalid(backend: Backend) -> None:
+    """Tell a backend's author everything that is wrong with its declaration, in one go.
+
+    Raises:
+        ConfigError: there is something; each problem has its own line in the log.
+    """
+    problems = validate_backend(backend)
+    for problem in problems:
+        log.error("backend.invalid", problem=problem)
+    if problems:
+        raise ConfigError(f"the backend {backend.name!r} has {len(problems)} problems; the first: {problems[0]}")
 
 
 def open_source(backend: Backend, settings: dict[str, Any]) -> Source:

@@ -146,18 +146,21 @@ class Tree:
                     await child.stop(grace_s)
 
     async def _keep(self, carrier: _Carrier, child: Child, mute_after_s: float) -> None:
-        """Carry the link of a child as long as it lives. Never raises on the child's doing."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(child.watch_process, nursery.cancel_scope)
-                nursery.start_soon(child.watch_pulses, mute_after_s)
-                await carrier.run(child)
-                nursery.cancel_scope.cancel()
-        except Exception:
-            log.exception("link.failed", actor=child.name)
-        finally:
-            with trio.CancelScope(shield=True):
-                await child.reap("was killed, because its parent left it")
+        """Carry the link of a child as long as it lives. Never raises on the child's doing.
+
+        Shielded: if our caller is cancelled, the link must still be there for the polite stop. `Child.stop` ends us.
+        """
+        with trio.CancelScope(shield=True):
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(child.watch_process, nursery.cancel_scope)
+                    nursery.start_soon(child.watch_pulses, mute_after_s)
+                    await carrier.run(child)
+                    nursery.cancel_scope.cancel()
+            except Exception:
+                log.exception("link.failed", actor=child.name)
+            finally:
+                await child.reap("was killed, because its link failed")
                 self.children.discard(child)
                 child.bury()
 
@@ -221,12 +224,11 @@ class _Carrier:
                 await self._stream.send(b"")  # see `endpoint`
                 await child.link.run(self._stream)
                 await child.reap("was killed, because its link broke", patience_s=EXIT_S)
-            except Exception as error:
-                child.kill(f"was killed, because its link failed: {error}")
-                raise
+            except msgspec.DecodeError as error:
+                child.kill(f"was killed, because it talks nonsense: {error}")
             finally:
                 with trio.CancelScope(shield=True):
-                    await child.reap("was killed, because its parent left it")
+                    await child.reap("was killed, because its link failed")
                     await channel.aclose()
 
     def _forget(self) -> None:
@@ -301,7 +303,7 @@ class _Message(dict[str, object]):
 
 
 class _Transport(tractor._ipc.MsgpackTCPStream):  # type: ignore[misc]  # tractor has no types
-    """A message stream for which a peer's death is an end at any byte, in place of an error at most of them."""
+    """A message stream for which a peer's death is its end at any byte, and that formats nothing for logs."""
 
     async def _iter_packets(self) -> AsyncIterator[Untyped]:
         while True:
@@ -316,7 +318,7 @@ class _Transport(tractor._ipc.MsgpackTCPStream):  # type: ignore[misc]  # tracto
 def _harden() -> None:
     actor_class, channel_class = tractor._actor.Actor, tractor._ipc.Channel
     handle_stream, process_messages = actor_class._stream_handler, actor_class._process_messages
-    push_result, connect = actor_class._push_result, channel_class.connect
+    connect = channel_class.connect
 
     async def connect_with_secret(channel: Untyped, *args: Untyped, **options: Untyped) -> Untyped:
         transport = await connect(channel, *args, **options)
@@ -324,7 +326,11 @@ def _harden() -> None:
         return transport
 
     async def handle_trusted_stream(actor: Untyped, stream: trio.SocketStream) -> None:
-        """Let in whoever knows the secret, and let nothing that happens to one connection end the actor."""
+        """Let in whoever knows the secret, and let nothing that happens to one connection end the actor.
+
+        What happens: resets in the middle of a message; errors of the peer's runtime, which tractor raises here; the
+        feeder of a context that was left while it was full.
+        """
         try:
             if await _knows_secret(stream):
                 await handle_stream(actor, stream)
@@ -334,20 +340,13 @@ def _harden() -> None:
             await trio.aclose_forcefully(stream)
 
     async def process_messages_to_the_end(actor: Untyped, channel: Untyped, *args: Untyped, **options: Untyped) -> bool:
-        """End every context of a channel with it: who waits on one would wait for ever."""
+        """End the contexts of a channel with it: who waits there would wait for ever."""
         try:
             return bool(await process_messages(actor, channel, *args, **options))
-        except Exception as error:  # noqa: BLE001 - such as one of the child's runtime, which would end the root
-            log.debug("channel.failed", error=repr(error))
-            return True
         finally:
             for context in list(actor._contexts.values()):
                 if context.chan is channel:
                     context._send_chan.close()
-
-    async def push_if_wanted(actor: Untyped, channel: Untyped, call_id: str, message: Untyped) -> None:
-        with contextlib.suppress(trio.BrokenResourceError):  # its context was left while its feeder was full
-            await push_result(actor, channel, call_id, message)
 
     async def send_unlogged(channel: Untyped, item: Untyped) -> None:
         await channel.msgstream.send(item)
@@ -355,7 +354,6 @@ def _harden() -> None:
     tractor._ipc.get_msg_transport = lambda key: _Transport
     channel_class.connect, channel_class.send = connect_with_secret, send_unlogged
     actor_class._stream_handler, actor_class._process_messages = handle_trusted_stream, process_messages_to_the_end
-    actor_class._push_result = push_if_wanted
     tractor._actor.get_arbiter = _open_no_registry
 
 

@@ -30,7 +30,7 @@ log = structlog.get_logger("marketd.supervise.parent")
 
 @dataclass(frozen=True)
 class Pulse:
-    """A child's last sign of life, when it came by ``time.monotonic``; ``statistics`` is empty if the actor has none."""
+    """A child's last sign of life, when it came by ``time.monotonic``; ``statistics`` is empty if it has none."""
 
     received_monotonic: float
     statistics: msgspec.Raw
@@ -104,6 +104,8 @@ class Child:
         """
         if self._gone.is_set():
             return
+        if self.last_pulse is None:
+            self.kill("was stopped before it was up")
         with trio.move_on_after(grace_s):
             try:
                 await self.link.notify("actor.stop")

@@ -23,6 +23,7 @@ import trio
 
 from marketd.errors import ActorDied, LinkClosed, RequestRefused, RequestTimeout
 from marketd.supervise import actor as actor_module
+from marketd.supervise import parent as parent_module
 from marketd.supervise.actor import Child, Tree, open_tree
 from marketd.supervise.link import Link
 from marketd.supervise.messages import LogSpec
@@ -133,7 +134,7 @@ async def test_own_exception_arrives_with_its_type_text_and_traceback(tree):
         ("exit_in_a_task", "SystemExit: 7"),
         ("raise_in_statistics", "ExoticError: no statistics today"),
         ("exit_hard", "exited with status 3"),
-        ("talk_nonsense", "was killed, because its link failed"),
+        ("talk_nonsense", "was killed, because it talks nonsense"),
         ("no_such_function", "AttributeError: module 'tests.scenario.actors_for_tests' has no attribute"),
     ],
 )
@@ -213,10 +214,27 @@ async def test_process_that_never_connects_is_given_up(tree, tmp_path, monkeypat
 async def test_start_that_is_cancelled_leaves_no_process(tree):
     for delay_s in (0.0, 0.05, 0.1, 0.2):
         with trio.move_on_after(delay_s):
-            async with tree.open_actor(actor_spec("serve"), nothing, grace_s=0.0):
+            async with tree.open_actor(actor_spec("serve"), nothing):
                 await trio.sleep_forever()
     assert not tree.children
+    assert not tree._root._contexts
+    assert not tree._root._peer_connected
     assert not psutil.Process().children()
+
+
+async def test_start_that_is_cancelled_half_way_leaves_no_trace_in_tractor(tree):
+    async def start() -> None:
+        async with tree.open_actor(actor_spec("serve"), nothing):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start)
+        with trio.fail_after(20):
+            while not tree._root._contexts:
+                await trio.sleep(0)
+        nursery.cancel_scope.cancel()
+    assert not tree._root._contexts
+    assert not tree.children
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
@@ -267,6 +285,24 @@ async def test_stop_that_is_cancelled_can_be_done_again(tree):
         assert not child.gone
         await child.stop(0.1)
         assert child.gone
+
+
+async def test_child_whose_parent_is_cancelled_is_still_asked_politely(tree):
+    with trio.CancelScope() as scope:
+        async with open_serving(tree) as child:
+            scope.cancel()
+            await trio.sleep_forever()
+    assert await child.wait_gone() is None
+
+
+async def test_handlers_that_raise_leave_no_process(tree):
+    def broken(link: Link) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with tree.open_actor(actor_spec("serve"), broken):
+            pass
+    assert not psutil.Process().children()
 
 
 async def test_stopped_actor_is_really_gone_and_starts_again_at_once(tree):
@@ -334,7 +370,8 @@ async def test_cancelled_tree_stops_its_children_side_by_side():
 # --- dying ------------------------------------------------------------------------------------------------------------
 
 
-async def test_killed_child_fails_the_request_that_waits_for_it_at_once(tree):
+async def test_killed_child_fails_the_request_that_waits_for_it_at_once(tree, monkeypatch):
+    monkeypatch.setattr(parent_module, "LAST_WORDS_S", 60)  # the end must be seen on the link itself
     async with open_serving(tree) as child, trio.open_nursery() as nursery:
 
         async def ask() -> None:
@@ -610,3 +647,14 @@ async def test_silent_stranger_is_hung_up_on(tree, monkeypatch):
 
 def test_received_message_is_not_formatted_for_logs_that_are_off():
     assert "payload" not in repr(actor_module._Message(a="payload"))
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x02", b"\x08\x00\x00\x00", b"\x08\x00\x00\x00half"])
+async def test_connection_that_ends_at_any_byte_has_ended_and_not_failed(sent):
+    here, there = (trio.SocketStream(end) for end in trio.socket.socketpair())
+    transport = actor_module._Transport(here)
+    await there.send_all(frame({"whole": 1}) + sent)
+    await there.aclose()
+    assert await transport.recv() == {"whole": 1}
+    with pytest.raises(actor_module.tractor._exceptions.TransportClosed):
+        await transport.recv()

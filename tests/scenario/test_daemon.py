@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 
 from marketd.client import connect
 from marketd.model import GapReason
+from tests.conftest import PROJECT
 from tests.scenario.daemon import Daemon, running, wait_for
 
 TWO_FEEDS = """
@@ -177,6 +179,40 @@ def test_killed_root_takes_every_actor_with_it_and_the_next_start_recovers(tmp_p
         assert daemon.paths.segments() == []
 
 
+def test_many_first_clients_at_once_start_nothing_twice(tmp_path: Path) -> None:
+    """R04: whoever comes first, and however many do, there is one actor of each kind and one stream of rows."""
+    config = f"""
+[ring]
+rows = 65536
+[feeds.played]
+backend = "replay"
+files = ["{PROJECT / "tests" / "data" / "binance" / "futures.ws"}"]
+speed = "max"
+wait_client = true
+"""
+
+    def use(address: str) -> list[int]:
+        cursors: list[int] = []
+        with connect(address, reconnect=False) as md, md.subscribe(["*"]) as stream:
+            for frame in stream:
+                if frame.kind in ("trade", "quote"):
+                    cursors += frame.rows["cursor"].tolist()
+                elif frame.kind == "status" and frame.state == "finished":
+                    return cursors
+        return cursors
+
+    with running(tmp_path, config) as daemon:
+        before = len(daemon.processes())
+        with ThreadPoolExecutor(16) as pool:
+            seen = list(pool.map(use, [daemon.address] * 16))
+        assert len(daemon.processes()) == before == 3
+        with connect(daemon.address) as md:
+            cursor = md.status().feeds[0].cursor
+        assert cursor > 0
+        assert max(len(cursors) for cursors in seen) == cursor, "the first to subscribe gets every row, once"
+        assert all(cursors == sorted(set(cursors)) for cursors in seen)
+
+
 def test_two_instances_run_side_by_side_and_one_stops_alone(tmp_path: Path) -> None:
     """R06: disjoint shared memory; stopping one leaves the other's intact."""
     with running(tmp_path, ONE_FEED) as one, running(tmp_path, ONE_FEED) as two:
@@ -257,9 +293,9 @@ def test_idle_actors_import_only_what_they_use(tmp_path: Path) -> None:
 
 
 def test_full_shared_memory_is_said_before_anything_starts(tmp_path: Path) -> None:
-    free_rows = psutil.disk_usage("/dev/shm").free // 72
+    total_rows = psutil.disk_usage("/dev/shm").total // 72
     power = 1
-    while power <= free_rows:
+    while power <= total_rows:
         power *= 2
     if power > 1 << 28:
         pytest.skip("the largest ring that the configuration allows fits this machine")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import trio
 
-from backends.backend import MessageCounts
-from marketd.errors import RequestRefused
-from marketd.feed.actor import Feed
+from backends.backend import Backend, MessageCounts
+from marketd.errors import ConfigError, RequestRefused
+from marketd.feed.actor import Feed, refuse_invalid
 from marketd.feed.search import search
 from marketd.feed.sink import FeedSink
+from marketd.logs import configure
 from marketd.model import GapReason, Kind, MktPair, Quality
 from marketd.ring import layout
 from marketd.ring.doorbell import create_bells
@@ -135,6 +136,18 @@ def test_quality_is_kept_in_the_table(feed: Feed, spec: FeedSpec) -> None:
     table = TableReader(Path(spec.table_path))
     assert table.quality(first) == Quality.OK
     assert table.quality(second) == Quality.STALE
+
+
+def test_backend_with_a_bad_declaration_is_refused_with_every_problem_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """R41: from the one validation function, all at once."""
+    backend = Backend(name="Bad Name", description="", config=FeedSpec)
+    configure("info", "json", "test")
+    with pytest.raises(ConfigError, match=r"has \d+ problems"):
+        refuse_invalid(backend)
+    said = capsys.readouterr().err
+    assert said.count("backend.invalid") >= 4
+    assert "NAMES" in said
+    assert "description" in said
 
 
 async def test_recording_holds_what_came_while_it_ran_and_nothing_is_overwritten(feed: Feed) -> None:
