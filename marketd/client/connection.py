@@ -14,6 +14,7 @@ from marketd.client.protocol import SILENT_HEARTBEATS
 
 RECEIVE_BYTES = 1 << 18
 SEND_TIMEOUT_S = 10.0
+LET_GO_S = 0.5
 
 
 class Connection:
@@ -93,9 +94,11 @@ class Connection:
         self._closing.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # lets go of a heartbeat that is stuck in `send`
-        with self._sending:
-            self._selector.close()
-            self._socket.close()
+        # Not for ever: if the program was interrupted at the wrong moment, it is this thread that has the lock.
+        self._sending.acquire(timeout=LET_GO_S)
+        self._selector.close()
+        self._socket.close()
+        self._sending.release()
 
 
 def _connected(address: Address, timeout_s: float) -> socket.socket:

@@ -183,6 +183,8 @@ class Stream:
     def wait_next(self, timeout_s: float | None) -> Frame | None:
         """Return the next frame; None if none comes in time, or if the stream is closed.
 
+        With 0 it takes what is there already. While a broken connection is made again it may take two seconds longer.
+
         Raises:
             ConnectionLost: the connection is gone for good.
             RequestError: after a reconnect, the daemon refused the stream.

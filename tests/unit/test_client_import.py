@@ -9,7 +9,18 @@ import marketd
 from marketd import client
 from tests.conftest import PROJECT
 
-DAEMON_ONLY = ["trio", "tractor", "structlog", "pendulum", "polars", "pyarrow", "numba", "psutil", "platformdirs", "asks"]
+DAEMON_ONLY = [
+    "trio",
+    "tractor",
+    "structlog",
+    "pendulum",
+    "polars",
+    "pyarrow",
+    "numba",
+    "psutil",
+    "platformdirs",
+    "asks",
+]
 
 BLOCKED = f"""
 import sys
