@@ -32,7 +32,7 @@ run: $(READY)
 	@$(BIN)/marketd demo
 
 test: $(READY)
-	$(PYTEST)
+	$(PYTEST) -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

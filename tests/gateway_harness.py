@@ -1,4 +1,4 @@
-"""A gateway within the test's own trio loop: real rings in a temporary folder, real sockets, a supervisor in a few lines."""
+"""A gateway within the test's own trio loop: real rings, real sockets, and a supervisor in a few lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import trio
 from numpy.typing import NDArray
 
 from marketd.errors import RequestRefused
-from marketd.gateway.actor import run_gateway
+from marketd.gateway.actor import Gateway, run_gateway
 from marketd.model import GapReason, Kind, MktPair
 from marketd.ring import layout
 from marketd.ring.doorbell import Bells, create_bells
@@ -30,6 +30,7 @@ from marketd.supervise.messages import (
     Demand,
     FeedInfo,
     GatewayReady,
+    GatewayReport,
     GatewaySpec,
     LimitsSpec,
     RouteRecord,
@@ -80,6 +81,11 @@ class FakeFeed:
         """Append many trades, of the instruments 1 to ``instruments`` in turn, whose prices are their cursors."""
         self.writer.append_block(trade_rows(self.writer.cursor + 1, count, instruments))
         self.writer.publish()
+
+    def replace_writer(self) -> None:
+        """Let a successor of the feed's process take over."""
+        self.writer.close()
+        self.writer = RingWriter(Path(self.info.ring_path), self.bells)
 
     def _publish(self, publish: bool) -> int:
         if publish:
@@ -166,6 +172,15 @@ class FakeSupervisor:
         self.ready.set()
 
 
+class Handle(ActorHandle):
+    """An actor's handle that lets a test see the statistics."""
+
+    def statistics(self, provider: Callable[[], msgspec.Struct]) -> None:
+        """See :class:`ActorHandle`."""
+        super().statistics(provider)
+        self.provider = provider
+
+
 class Harness:
     """A gateway that runs.
 
@@ -175,7 +190,7 @@ class Harness:
         ended: set once `run_gateway` has returned.
     """
 
-    def __init__(self, supervisor: FakeSupervisor, actor: ActorHandle) -> None:
+    def __init__(self, supervisor: FakeSupervisor, actor: Handle) -> None:
         self.supervisor = supervisor
         self.actor = actor
         self.ended = trio.Event()
@@ -185,6 +200,19 @@ class Harness:
     def address(self) -> str:
         """The first address."""
         return self.supervisor.addresses[0]
+
+    @property
+    def gateway(self) -> Gateway:
+        """What run_gateway made."""
+        gateway = getattr(self.actor.provider, "__self__", None)
+        assert isinstance(gateway, Gateway)
+        return gateway
+
+    def report(self) -> GatewayReport:
+        """What the gateway says in its pulses."""
+        report = self.actor.provider()
+        assert isinstance(report, GatewayReport)
+        return report
 
     async def connect(self, *, hello: bool = True, **params: Any) -> RawClient:
         """Connect a client, and let it say hello."""
@@ -210,7 +238,7 @@ async def open_gateway(
     near, far = Link(to_supervisor.send, name="supervisor", held=True), Link(to_gateway.send, name="gateway")
     supervisor.register(far)
     config = msgspec.Raw(msgspec.msgpack.encode(spec))
-    actor = ActorHandle(ActorSpec("gateway", "marketd.gateway.actor:run_gateway", config), near)
+    actor = Handle(ActorSpec("gateway", "marketd.gateway.actor:run_gateway", config), near)
     harness = Harness(supervisor, actor)
 
     async def run() -> None:
@@ -310,7 +338,9 @@ class RawClient:
         except trio.BrokenResourceError:
             data = b""
         self.ended = not data
-        self.received += [msgspec.msgpack.decode(payload, strict=False) for payload in self._deframer.receive_data(data)]
+        self.received += [
+            msgspec.msgpack.decode(payload, strict=False) for payload in self._deframer.receive_data(data)
+        ]
 
     async def closed(self) -> None:
         """Wait until the gateway has closed the connection."""

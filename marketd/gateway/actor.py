@@ -19,7 +19,7 @@ import trio
 from marketd.errors import ActorError
 from marketd.gateway.decode import Refusal
 from marketd.gateway.feeds import Feeds
-from marketd.gateway.listen import address_of, open_listeners, peer_of, prepare
+from marketd.gateway.listen import address_of, open_listeners, peer_of, prepare, raise_file_limit
 from marketd.gateway.session import Session, close_socket, leave
 from marketd.gateway.wakeup import Wakeup
 from marketd.rpc.messages import ErrorCode
@@ -29,8 +29,10 @@ from marketd.supervise.messages import Demand, FeedInfo, GatewayReady, GatewayRe
 
 FEEDS_TIMEOUT_S = 5.0
 TICK_S = 0.1
+LATE_TICK_S = 0.5
 STOP_S = 1.4  # flushing (1.0 s) and taking leave (0.3 s), and a little
 ACCEPT_RETRY_S = 0.1
+OWN_FILES = 512  # beside one for each client: segments, bells, listeners, and those being turned away
 TURNED_AWAY_MAX = 64  # clients that are being told that there are too many
 
 log = structlog.get_logger("marketd.gateway")
@@ -43,6 +45,7 @@ async def run_gateway(actor: ActorHandle) -> None:
         ConfigError: an address can't be listened on.
     """
     spec = actor.config(GatewaySpec)
+    raise_file_limit(spec.limits.clients_max + OWN_FILES)
     with open_listeners(spec.listen) as listeners, contextlib.ExitStack() as stack:
         async with trio.open_nursery() as services:
             feeds = Feeds(services)
@@ -93,6 +96,7 @@ class Gateway:
 
     async def accept(self, listener: socket.socket, clients: trio.Nursery) -> None:
         """Let clients in, until cancelled."""
+        failing = False
         while True:
             await trio.lowlevel.wait_readable(listener.fileno())
             try:
@@ -101,19 +105,23 @@ class Gateway:
                 continue
             except OSError as error:
                 # A client that left again, or no file descriptors: the next moment may be better.
-                log.warning("accept.failed", error=str(error), clients=len(self.sessions))
+                if not failing:
+                    log.warning("accept.failed", error=str(error), clients=len(self.sessions))
+                failing = True
                 await trio.sleep(ACCEPT_RETRY_S)
                 continue
-            try:
-                prepare(sock)
-                address = peer_of(sock)
-            except OSError:
-                sock.close()
-                continue
-            if len(self.sessions) < self.limits.clients_max:
-                clients.start_soon(self._serve, sock, address)
-            else:
-                clients.start_soon(self._turn_away, sock, address)
+            failing = False
+            self._let_in(sock, clients)
+
+    def _let_in(self, sock: socket.socket, clients: trio.Nursery) -> None:
+        try:
+            prepare(sock)
+            address = peer_of(sock)
+        except OSError:  # it has left again
+            sock.close()
+            return
+        serve = self._serve if len(self.sessions) < self.limits.clients_max else self._turn_away
+        clients.start_soon(serve, sock, address)
 
     async def _serve(self, sock: socket.socket, address: str) -> None:
         session = Session(sock, address, next(self._numbers), self)
@@ -148,11 +156,14 @@ class Gateway:
 
     async def watch(self) -> None:
         """Look after every client, from outside of its own tasks."""
+        seen_s = trio.current_time()
         while True:
             await trio.sleep(TICK_S)
-            now_s = trio.current_time()
-            for session in list(self.sessions):
-                session.tick(now_s)
+            before_s, seen_s = seen_s, trio.current_time()
+            # After a pause of our own, of the process or the machine, what the clients sent has not been read yet.
+            if seen_s - before_s < LATE_TICK_S:
+                for session in list(self.sessions):
+                    session.tick(seen_s)
 
     # --- the supervisor's ---
 

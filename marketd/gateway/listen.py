@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import stat
 from collections.abc import Iterator
@@ -30,6 +31,14 @@ def open_listeners(addresses: list[str]) -> Iterator[list[socket.socket]]:
             stack.enter_context(_open_unix(address) if address.startswith(UNIX_PREFIX) else _open_tcp(address))
             for address in addresses
         ]
+
+
+def raise_file_limit(files: int) -> None:
+    """Let this process have so many files open, or as many as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def address_of(listener: socket.socket) -> str:

@@ -15,7 +15,7 @@ from marketd.rpc.messages import ErrorCode
 NAMES_IN_ONE_GO = 4096  # looked up between two turns of the event loop
 SUGGESTED_FOR_MAX = 3  # unknown names; who asks for thousands has not mistyped each of them
 SUGGESTIONS_MAX = 5
-CANDIDATES_MAX = 500
+CANDIDATES_MAX = 200
 _SHOWN_MAX = 5
 
 

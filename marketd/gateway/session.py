@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import math
 import socket
+import struct
 import sys
 import termios
 from typing import TYPE_CHECKING
@@ -36,9 +37,11 @@ RECEIVE_BYTES = 32 * 1024
 REQUESTS_IN_ONE_GO = 32  # served between two turns of the event loop
 SEARCHES_MAX = 4  # that run at a time for one client
 FLUSH_S = 1.0  # for the last messages to go out
+TICKS_OF_PROGRESS = 2  # 0.2 s
 LEAVE_S = 0.3  # for the client to see them and hang up
 LEAVE_BYTES_MAX = 4 << 20  # of what it still sends meanwhile
 
+_LINGER_NOT = struct.pack("ii", 1, 0)
 _HEARTBEAT = encode_notification("heartbeat", messages.Heartbeat())
 
 log = structlog.get_logger("marketd.gateway")
@@ -74,6 +77,7 @@ class Session:
         self._numbers = itertools.count(1)
         self._after_answer: list[Buffer] = []
         self._undrained_bytes = sys.maxsize
+        self._ticks = number  # so that not all clients are told of progress at once
         self._ended = ""
 
     # --- its life ---
@@ -84,11 +88,10 @@ class Session:
         try:
             async with trio.open_nursery() as self.nursery:
                 self.nursery.start_soon(self._read)
-                await self.writer.run()
+                await self._write()
                 self.nursery.cancel_scope.cancel()
-            await leave(self._socket)
-        except OSError as error:
-            self._ended = self._ended or f"connection lost: {error.strerror}"
+            if self.writer.finished:
+                await leave(self._socket)
         except Exception:
             log.exception("client.failed", client=self.number)
             self._ended = "failed"
@@ -130,6 +133,13 @@ class Session:
     def _closing_notice(self) -> Buffer:
         positions = {number: subscription.positions() for number, subscription in self.subscriptions.items()}
         return encode_notification("notice", messages.Notice("closing", "the daemon is shutting down", positions))
+
+    async def _write(self) -> None:
+        # Caught here and not around the nursery: together with a cancellation from outside it would come as a group.
+        try:
+            await self.writer.run()
+        except OSError as error:
+            self._ended = self._ended or f"connection lost: {error.strerror}"
 
     # --- requests ---
 
@@ -222,7 +232,9 @@ class Session:
         elif self.times.blocked_s is None:
             if now_s - self.writer.sent_s >= self.heartbeat_s:
                 self.writer.put(_HEARTBEAT)
-            self._tell_progress()
+            self._ticks += 1
+            if self._ticks % TICKS_OF_PROGRESS == 0:
+                self._tell_progress()
 
     def _notice_draining(self, now_s: float) -> None:
         """See whether a blocked client reads at all: the kernel takes no more before it has read a good part."""
@@ -237,6 +249,8 @@ class Session:
     def _dismiss(self, reason: str, sentence: str) -> None:
         if not sentence:
             self._end(reason)
+            # The kernel is to throw away what the client does not take, and not to go on trying.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             self.nursery.cancel_scope.cancel()
         elif reason == "silent":
             self.close(reason, encode_notification("notice", messages.Notice(reason, sentence)))

@@ -168,7 +168,7 @@ class Subscription:
     def _take_rows(self, follow: Follow, batch: Batch) -> None:
         feed = follow.feed
         first = follow.cursor + 1
-        last = feed.fanout.range_last(first, feed.head)
+        last = feed.fanout.range_last(first, feed.head, self.format)
         try:
             chunk = feed.fanout.chunk(follow.choice, self.format, first, last)
         except Lapped:

@@ -71,7 +71,9 @@ def test_what_is_no_messagepack_can_not_be_followed_by_anything_trusted(payload:
         (5, None, "request"),
     ],
 )
-def test_what_is_no_request_is_answered_with_its_id_if_it_has_one(message: object, request_id: object, key: str) -> None:
+def test_what_is_no_request_is_answered_with_its_id_if_it_has_one(
+    message: object, request_id: object, key: str
+) -> None:
     found = refusal(encode(message))
     assert found.code is ErrorCode.INVALID_REQUEST
     assert not found.closing

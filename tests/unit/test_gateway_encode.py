@@ -28,7 +28,13 @@ def test_shared_frame_with_a_tail_is_the_message_of_that_client(size: int, curso
 
 
 def test_same_shared_bytes_serve_any_subscription() -> None:
-    fields = {"feed": "f", "epoch": 1, "cursor_last": 9, "kind": "trade", "columns": {"cursor": [8, 9], "price": [1.5, 2]}}
+    fields = {
+        "feed": "f",
+        "epoch": 1,
+        "cursor_last": 9,
+        "kind": "trade",
+        "columns": {"cursor": [8, 9], "price": [1.5, 2]},
+    }
     shared = bytes(encode_shared("columns", fields))
     for subscription in (1, 2, 1 << 20):
         message = msgspec.msgpack.decode(decode(shared + encode_tail(subscription, 3)).params, type=messages.Columns)

@@ -139,7 +139,9 @@ def test_counts_equal_a_plain_count_over_random_rows() -> None:
     seen = state.begin(wanted)
     assert told(state, wanted, seen) == []
     for size in random.integers(1, 200, 50):
-        block = [(int(i), int(k)) for i, k in zip(random.integers(1, 5, size), random.integers(1, 3, size), strict=True)]
+        block = [
+            (int(i), int(k)) for i, k in zip(random.integers(1, 5, size), random.integers(1, 3, size), strict=True)
+        ]
         after(state, *block)
         expected: dict[tuple[int, int], list[int]] = {}
         for cursor, key in enumerate(block, state.cursor - len(block) + 1):

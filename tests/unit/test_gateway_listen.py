@@ -78,11 +78,11 @@ def test_successors_socket_is_not_removed_by_its_predecessor(tmp_path: Path) -> 
 
 def test_failure_half_way_leaves_nothing_open(tmp_path: Path) -> None:
     path = tmp_path / "md.sock"
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(ConfigError):
         open_listeners([f"unix:{path}", "127.0.0.1:x"]).__enter__()
     assert not path.exists()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_client_is_known_by_its_address_or_its_process(tmp_path: Path) -> None:
