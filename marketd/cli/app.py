@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from marketd.cli import backends, demo, instrument, record, replay, run, search, status, version, watch
+from marketd.cli import backends, demo, instrument, record, replay, run, search, status, testvenue, version, watch
 
 app = typer.Typer(
     name="marketd",
@@ -16,6 +16,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (run, demo, status, watch, search, instrument, backends, record, replay, version):
+for module in (run, demo, status, watch, search, instrument, backends, record, replay, testvenue, version):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=f"Example: `{module.EXAMPLE}`")(getattr(module, name))
