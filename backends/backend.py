@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from marketd.clock import Clock
 from marketd.model import GapReason, MktPair, Quality
 from marketd.ring.layout import Row
+
+if TYPE_CHECKING:
+    from backends.live import LiveVenue
 
 RowBlock = npt.NDArray[np.void]  # shape (n,), dtype layout.ROW; the cursor field is the writer's to fill in
 
@@ -163,6 +166,9 @@ class Backend:
     Attributes:
         config: the struct that decodes the feed's table in the configuration (all its keys but ``backend``).
         open_source: makes the source from that struct; raises ``ConfigError`` when values don't go together.
+        open_venues: for a live venue, in place of ``open_source``: makes the venue from that struct, which is then a
+            :class:`backends.live.LiveConfig`, and the connection shell is its source. Mostly one; a venue that has
+            its streams at several addresses gives one for each, and the first is asked for the instruments.
         url_prefixes: websocket addresses of the venue, by which ``replay`` finds the protocol of a recording.
         open_protocol: makes the venue protocol for one recorded connection: ``(url, metadata, sink)``, where
             ``metadata`` maps REST addresses to recorded bodies that were found beside the recording.
@@ -172,11 +178,17 @@ class Backend:
     description: str
     config: type[msgspec.Struct]
     open_source: Callable[[Any, Clock], Source] | None = None
+    open_venues: Callable[[Any], Sequence[LiveVenue]] | None = None
     url_prefixes: tuple[str, ...] = ()
     open_protocol: Callable[[str, Mapping[str, bytes], Sink], VenueProtocol] | None = None
 
+    @property
+    def live(self) -> bool:
+        """Whether a feed of it can be configured, and not only a replay of its recordings."""
+        return self.open_source is not None or self.open_venues is not None
 
-NAMES = ("sim", "replay", "binance")
+
+NAMES = ("sim", "replay", "binance", "kraken", "kucoin")
 
 
 def load(name: str) -> Backend:

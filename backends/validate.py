@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from backends.backend import NAMES, Backend, load
+from backends.live import LiveConfig
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FOLDER = Path(__file__).parent
@@ -40,10 +41,11 @@ def _check_config(backend: Backend) -> Iterator[str]:
     if not config.__struct_config__.frozen:
         yield f"{config.__name__} must be frozen"
     fields = msgspec.structs.fields(config)
+    explained = "".join(base.__doc__ or "" for base in config.__mro__)
     yield from (
         f"{config.__name__} must explain its key {field.encode_name!r} in its docstring"
         for field in fields
-        if f"{field.encode_name}:" not in (config.__doc__ or "")
+        if f"{field.encode_name}:" not in explained
     )
     if not any(field.required for field in fields):
         try:
@@ -53,8 +55,10 @@ def _check_config(backend: Backend) -> Iterator[str]:
 
 
 def _check_abilities(backend: Backend) -> Iterator[str]:
-    if backend.open_source is None and backend.open_protocol is None:
-        yield "it has neither open_source nor open_protocol, and so can do nothing"
+    if not backend.live and backend.open_protocol is None:
+        yield "it has none of open_source, open_venues and open_protocol, and so can do nothing"
+    if backend.open_venues is not None and not issubclass(backend.config, LiveConfig):
+        yield f"it has open_venues, so {backend.config.__name__} must inherit from backends.live.LiveConfig"
     if backend.open_protocol is None:
         if backend.url_prefixes:
             yield "it has url_prefixes but no open_protocol to play recordings of those addresses"

@@ -192,6 +192,6 @@ def _check_feed(where: str, table: Mapping[str, Any]) -> list[str]:
         return [f"{where}.backend is {backend!r}: no such backend; {suggest(str(backend), BACKENDS)}"]
     settings = {key: value for key, value in table.items() if key != "backend"}
     declared = load_backend(backend)
-    if declared.open_source is None:
+    if not declared.live:
         return [f'{where}.backend is {backend!r}: it can only replay recordings so far; use backend = "replay"']
     return check_table(settings, declared.config, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import msgspec
 
 from backends.binance import wire
 from marketd.errors import WireError
+from marketd.fqme import parse as parse_fqme
 from marketd.model import Asset, AssetType, InstrumentType, MktPair
 
 _FIATS = (
@@ -44,6 +46,9 @@ _CRYPTO_QUOTES = (
 _QUOTE_ASSETS = sorted((*_CRYPTO_QUOTES, *_FIATS), key=len, reverse=True)
 _ASSET_TYPES: dict[str, AssetType] = {"INDEX": "index", "EQUITY": "stock", "COMMODITY": "commodity"}
 _DELIVERY = re.compile(r"(.+)_(\d{6})")
+# What has no market data now: delisted or suspended (BREAK), settled, or not begun. A delisted perpetual stays in the
+# list as SETTLING. Any other status, one that is new to us too, is taken for a market that may speak.
+_SILENT = frozenset({"BREAK", "PENDING_TRADING", "DELIVERED", "SETTLING", "CLOSE"})
 
 
 class Host(NamedTuple):
@@ -111,16 +116,24 @@ def read_directory(host: Host, metadata: Mapping[str, bytes]) -> Directory:
 
 
 def parse_exchange_info(body: bytes, host: Host) -> list[MktPair]:
-    """Turn an exchangeInfo answer into instruments.
+    """Turn an exchangeInfo answer into instruments, those that are no longer traded as well.
 
     Raises:
         WireError: it is no such answer.
     """
-    try:
-        symbols = wire.decode_exchange_info(body).symbols
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise WireError(f"exchangeInfo can't be used: {error}") from error
-    return [_market(symbol, host) for symbol in symbols]
+    return _markets(_symbols(body), host)
+
+
+def parse_listed(body: bytes, host: Host) -> list[MktPair]:
+    """Turn an exchangeInfo answer into the instruments that can be subscribed to, each name once.
+
+    Raises:
+        WireError: it is no such answer, or has no such instrument.
+    """
+    markets = _markets([symbol for symbol in _symbols(body) if symbol.status not in _SILENT], host)
+    if not markets:
+        raise WireError("exchangeInfo has no instrument that is traded")
+    return list({market.fqme: market for market in markets}.values())
 
 
 def guess(symbol: str, host: Host) -> MktPair:
@@ -140,6 +153,39 @@ def guess(symbol: str, host: Host) -> MktPair:
         bs_mktid=symbol,
         expiry=expiry,
     )
+
+
+def _symbols(body: bytes) -> list[wire.Symbol]:
+    """Read the list. An entry that can't be read is left out: it must not cost us all the others.
+
+    Raises:
+        WireError: it is no list, or nothing in it can be read.
+    """
+    try:
+        entries = wire.decode_exchange_info(body).symbols
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise WireError(f"exchangeInfo can't be used: {error}") from error
+    symbols: list[wire.Symbol] = []
+    problem: Exception | None = None
+    for entry in entries:
+        try:
+            symbols.append(wire.decode_symbol(entry))
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            problem = error
+    if problem is not None and not symbols:
+        raise WireError(f"exchangeInfo can't be used: {problem}") from problem
+    return symbols
+
+
+def _markets(symbols: Iterable[wire.Symbol], host: Host) -> list[MktPair]:
+    """Make the instruments; one that can't have a name is left out."""
+    markets: list[MktPair] = []
+    for symbol in symbols:
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # the last two are of impossible dates
+            market = _market(symbol, host)
+            parse_fqme(market.fqme)
+            markets.append(market)
+    return markets
 
 
 def _market(symbol: wire.Symbol, host: Host) -> MktPair:

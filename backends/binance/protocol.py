@@ -2,24 +2,32 @@
 
 Each stream of a connection is one object, found by the stream's name at a fixed place of a combined message, or by
 type and symbol of a bare one. Every message is counted once: used, unused by type, bad, or unknown.
+A message of a row stream that can't be used is a gap row as well.
 
-aggTrade and trade tell the same trades. Whichever comes first for an instrument becomes rows; the other is counted as
-unused. Trade ids must be contiguous: a hole is a gap row. A message of a row stream that can't be used is one as well.
+What is here reads; it is the same for a recording (`BinanceProtocol`) and for a live connection, which also asks for
+its streams (`live_protocol.py`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 
-from backends.backend import MessageCounts, Sink
-from backends.binance import instruments, normalize, wire
+from backends.backend import Sink
+from backends.binance import instruments, wire
+from backends.binance.streams import (
+    AllQuotesStream,
+    Connection,
+    Instrument,
+    NoticeStream,
+    QuoteStream,
+    Stream,
+    TradeStream,
+)
 from marketd.errors import WireError
-from marketd.feed.continuity import DUPLICATE, Contiguous, Rising
-from marketd.model import GapReason
+from marketd.model import GapReason, MktPair
 
 _COMBINED = b'{"stream":"'
 _NAME_BEGIN = len(_COMBINED)
@@ -27,10 +35,9 @@ _UNUSABLE = (msgspec.MsgspecError, WireError, RecursionError, UnicodeDecodeError
 _SYMBOL = re.compile(r"\w{2,40}")
 _STREAM_TYPE = re.compile(r"[a-zA-Z]+")
 _STREAMS_MAX = 65_536
-# What `X` says of trades that did not happen in the order book; see wire.Trade.
-_OFF_BOOK = frozenset({"INSURANCE_FUND", "ADL", "NA"})
 _ROW_KINDS = frozenset({"aggTrade", "trade", "bookTicker"})
 _KINDS = {wire.AggTrade: "aggTrade", wire.Trade: "trade", wire.BookTicker: "bookTicker"}
+_SHUTDOWN = "serverShutdown"
 _BARE = b'{"e":"'
 _BARE_DECODERS: dict[bytes, Callable[[bytes], wire.AggTrade | wire.Trade | wire.BookTicker]] = {
     b"aggTrade": wire.decode_agg_trade,
@@ -39,43 +46,23 @@ _BARE_DECODERS: dict[bytes, Callable[[bytes], wire.AggTrade | wire.Trade | wire.
 }
 
 
-class Instrument:
-    """What is known of one instrument on this connection."""
+class Reader:
+    """Reads one connection's messages. Who inherits from it says which symbols there are."""
 
-    __slots__ = ("number", "quote_ids", "trade_ids", "trades_from")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.trade_ids = Contiguous()
-        self.quote_ids = Rising()
-        self.trades_from = ""  # the type of stream that became rows first
-
-
-class BinanceProtocol:
-    """One connection; see :class:`backends.backend.VenueProtocol`.
-
-    The instruments of the address are registered at once, others with their first message, provided that the venue's
-    own list has them, where there is one.
-
-    Raises:
-        WireError: the recorded exchangeInfo can't be used.
-    """
-
-    def __init__(self, url: str, metadata: Mapping[str, bytes], sink: Sink) -> None:
-        self.sink = sink
-        self.counts = MessageCounts()
-        self.time_unit_ns = instruments.time_unit_ns_of(url)
-        self._directory = instruments.read_directory(instruments.host_of(url), metadata)
+    def __init__(self, sink: Sink, time_unit_ns: int) -> None:
+        self._sink = sink
+        self._connection = Connection(sink, time_unit_ns)
+        self.counts = self._connection.counts
         self._instruments: dict[str, Instrument] = {}
         self._streams: dict[bytes, Stream] = {}  # by the first bytes of their combined messages
         self._row_streams: dict[tuple[str, str], Stream] = {}  # by type and symbol
-        self._asked_symbols = {_symbol_of(name) for name in instruments.streams_of(url)}
-        for name in instruments.streams_of(url):
-            self._find_stream(name)
 
-    def data_to_send(self) -> list[bytes]:
-        """See :class:`backends.backend.VenueProtocol`: nothing, the address says what is subscribed to."""
-        return []
+    def _find_market(self, symbol: str) -> MktPair | None:
+        """Return what a symbol stands for; None when there is none that we expect."""
+        raise NotImplementedError
+
+    def _notice(self, name: str, probe: wire.Probe | None) -> None:
+        """Take note of a message that makes no rows: a reply (``ack``, ``error``), or what the venue announces."""
 
     def receive(self, payload: bytes, received_ns: int) -> None:
         """See :class:`backends.backend.VenueProtocol`."""
@@ -91,14 +78,14 @@ class BinanceProtocol:
         except _UNUSABLE:
             self._note_bad(payload, stream, received_ns)
 
-    def row_stream(self, kind: str, symbol: str) -> Stream | None:
+    def _row_stream(self, kind: str, symbol: str) -> Stream | None:
         """Return the stream of one type and symbol; None for a symbol that the venue does not have."""
         stream = self._row_streams.get((kind, symbol))
         if stream is None:
             instrument = self._instrument(symbol)
             if instrument is None:
                 return None
-            stream = (QuoteStream if kind == "bookTicker" else TradeStream)(self, kind, instrument)
+            stream = (QuoteStream if kind == "bookTicker" else TradeStream)(self._connection, kind, instrument)
             self._row_streams[kind, symbol] = stream
         return stream
 
@@ -112,7 +99,7 @@ class BinanceProtocol:
 
     def _take_row(self, message: wire.AggTrade | wire.Trade | wire.BookTicker, received_ns: int) -> None:
         """Take a payload that names its instrument itself."""
-        stream = self.row_stream(_KINDS[type(message)], message.symbol)
+        stream = self._row_stream(_KINDS[type(message)], message.symbol)
         if stream is None:
             self.counts.unknown += 1
         else:
@@ -140,7 +127,10 @@ class BinanceProtocol:
         elif isinstance(probe.event, str) and (decode := _BARE_DECODERS.get(probe.event.encode())):
             self._take_row(decode(payload), received_ns)
         else:
-            self._count_rowless(_rowless_type(probe))
+            name = _rowless_type(probe)
+            self._count_rowless(name)
+            if name is not None:
+                self._notice(name, probe)
 
     def _receive_list(self, payload: bytes) -> None:
         """Count a bare list, as the streams of all the market's tickers send them."""
@@ -158,7 +148,7 @@ class BinanceProtocol:
 
     def _find_stream(self, name: str) -> Stream | None:
         """Return the stream of a name; None for a type or symbol that does not exist."""
-        key = _COMBINED + name.encode(errors="replace")
+        key = stream_key(name)
         stream = self._streams.get(key)
         if stream is None:
             stream = self._make_stream(name)
@@ -171,23 +161,21 @@ class BinanceProtocol:
         match = _STREAM_TYPE.match(name[1:] if name.startswith("!") else rest)
         kind = match[0] if match else ""
         if kind == "bookTicker" and name.startswith("!"):
-            return AllQuotesStream(self, kind)
+            return AllQuotesStream(self._connection, kind, self._row_stream)
         if kind in _ROW_KINDS:
-            return self.row_stream(kind, symbol.upper())
+            return self._row_stream(kind, symbol.upper())
         event = wire.EVENTS_BY_STREAM.get(kind)
-        return Stream(self, event) if event else None
+        if event == _SHUTDOWN:
+            return NoticeStream(self._connection, event, lambda: self._notice(_SHUTDOWN, None))
+        return Stream(self._connection, event) if event else None
 
     def _instrument(self, symbol: str) -> Instrument | None:
         """Register an instrument with the feed, once; None for what can't be one."""
         instrument = self._instruments.get(symbol)
-        if instrument is None and self._may_be(symbol):
-            instrument = Instrument(self.sink.instrument(self._directory.find(symbol)))
+        if instrument is None and (market := self._find_market(symbol)) is not None:
+            instrument = Instrument(self._sink.instrument(market))
             self._instruments[symbol] = instrument
         return instrument
-
-    def _may_be(self, symbol: str) -> bool:
-        known = self._directory.markets
-        return symbol in known or symbol in self._asked_symbols or (not known and bool(_SYMBOL.fullmatch(symbol)))
 
     def _note_bad(self, payload: bytes, stream: Stream | None, received_ns: int) -> None:
         """Count a message that can't be used, and write a gap row if it may have held a row.
@@ -195,121 +183,49 @@ class BinanceProtocol:
         The row says not how many: of trades, the hole in the ids will.
         """
         self.counts.note_bad(payload)
-        if stream is None:
-            self.sink.gap(0, GapReason.MALFORMED, received_ns, received_ns)
-        elif stream.instrument is not None:
-            from_ns = stream.instrument.trade_ids.last_ns or received_ns
-            self.sink.gap(stream.instrument.number, GapReason.MALFORMED, from_ns, received_ns)
+        instrument = self._suspect(payload) if stream is None else stream.instrument
+        if instrument is not None:
+            from_ns = instrument.trade_ids.last_ns or received_ns
+            self._sink.gap(instrument.number, GapReason.MALFORMED, from_ns, received_ns)
+        elif stream is None:
+            self._sink.gap(0, GapReason.MALFORMED, received_ns, received_ns)
+
+    def _suspect(self, payload: bytes) -> Instrument | None:
+        """Return the instrument that a broken message seems to be of; None: it may be of any."""
+        return None
 
 
-class Stream:
-    """One stream. Of this kind nothing becomes rows.
+class BinanceProtocol(Reader):
+    """One recorded connection; see :class:`backends.backend.VenueProtocol`.
 
-    Attributes:
-        name: the type that its messages are counted under.
-        decode: reads a combined message.
-        instrument: whose rows are missing when a message can't be used.
+    The instruments of the address are registered at once, others with their first message, provided that the venue's
+    own list has them, where there is one.
+
+    Raises:
+        WireError: the recorded exchangeInfo can't be used.
     """
 
-    def __init__(self, protocol: BinanceProtocol, name: str, instrument: Instrument | None = None) -> None:
-        self.name = name
-        self.decode: Callable[[bytes], wire.Combined[Any]] = wire.decode_combined_other
-        self.instrument = instrument
-        self._counts = protocol.counts
-        self._sink = protocol.sink
-        self._time_unit_ns = protocol.time_unit_ns
+    def __init__(self, url: str, metadata: Mapping[str, bytes], sink: Sink) -> None:
+        super().__init__(sink, instruments.time_unit_ns_of(url))
+        self._directory = instruments.read_directory(instruments.host_of(url), metadata)
+        self._asked_symbols = {_symbol_of(name) for name in instruments.streams_of(url)}
+        for name in instruments.streams_of(url):
+            self._find_stream(name)
 
-    def take(self, message: Any, received_ns: int) -> None:  # noqa: ANN401 - whatever `decode` gives
-        """Count one decoded payload."""
-        self._drop(self.name)
+    def data_to_send(self) -> list[bytes]:
+        """See :class:`backends.backend.VenueProtocol`: nothing, the address says what is subscribed to."""
+        return []
 
-    def _drop(self, what: str) -> None:
-        unused = self._counts.unused
-        unused[what] = unused.get(what, 0) + 1
-
-
-class TradeStream(Stream):
-    """aggTrade or trade of one instrument."""
-
-    def __init__(self, protocol: BinanceProtocol, name: str, instrument: Instrument) -> None:
-        super().__init__(protocol, name, instrument)
-        self.decode = wire.decode_combined_agg_trade if name == "aggTrade" else wire.decode_combined_trade
-        self._counts.used.setdefault(name, 0)
-        self._of = instrument
-
-    def take(self, message: wire.AggTrade | wire.Trade, received_ns: int) -> None:
-        """Write the trade's row, after a gap row if trades are missing before it.
-
-        Raises:
-            WireError: it can't be used.
-        """
-        instrument = self._of
-        if type(message) is wire.Trade and message.execution in _OFF_BOOK:
-            event_ns, trade_id = normalize.place(message, self._time_unit_ns)
-            if self._is_next(trade_id, event_ns):
-                self._drop("trade.off_book")
-            return
-        row = normalize.trade(message, instrument.number, received_ns, self._time_unit_ns)
-        if self._is_next(row[2], row[0]):
-            self._sink.append(row)
-            self._counts.used[self.name] += 1
-
-    def _is_next(self, trade_id: int, event_ns: int) -> bool:
-        """Whether the trade is new; report what is missing before it."""
-        instrument = self._of
-        if instrument.trades_from != self.name:
-            if instrument.trades_from:
-                self._drop(self.name)
-                return False
-            instrument.trades_from = self.name
-        missing = instrument.trade_ids.accept(trade_id, event_ns)
-        if missing:
-            if missing == DUPLICATE:
-                self._drop("duplicate")
-                return False
-            from_ns = instrument.trade_ids.hole_from_ns
-            self._sink.gap(instrument.number, GapReason.SEQUENCE, from_ns, event_ns, max(missing, -1))
-        return True
+    def _find_market(self, symbol: str) -> MktPair | None:
+        known = self._directory.markets
+        if symbol in known or symbol in self._asked_symbols or (not known and _SYMBOL.fullmatch(symbol)):
+            return self._directory.find(symbol)
+        return None
 
 
-class QuoteStream(Stream):
-    """bookTicker of one instrument."""
-
-    def __init__(self, protocol: BinanceProtocol, name: str, instrument: Instrument) -> None:
-        super().__init__(protocol, name, instrument)
-        self.decode = wire.decode_combined_book_ticker
-        self._counts.used.setdefault(name, 0)
-        self._of = instrument
-
-    def take(self, message: wire.BookTicker, received_ns: int) -> None:
-        """Write the quote's row, unless it is older than one that came before.
-
-        Raises:
-            WireError: it can't be used.
-        """
-        row = normalize.quote(message, self._of.number, received_ns, self._time_unit_ns)
-        if not self._of.quote_ids.accept(row[2]):
-            self._drop("stale")
-            return
-        self._sink.append(row)
-        self._counts.used[self.name] += 1
-
-
-class AllQuotesStream(Stream):
-    """bookTicker of all instruments in one stream: each payload names its own."""
-
-    def __init__(self, protocol: BinanceProtocol, name: str) -> None:
-        super().__init__(protocol, name)
-        self.decode = wire.decode_combined_book_ticker
-        self._protocol = protocol
-
-    def take(self, message: wire.BookTicker, received_ns: int) -> None:
-        """Give the payload to its instrument's stream."""
-        stream = self._protocol.row_stream(self.name, message.symbol)
-        if stream is None:
-            self._counts.unknown += 1
-        else:
-            stream.take(message, received_ns)
+def stream_key(name: str) -> bytes:
+    """Return how the combined messages of a stream begin."""
+    return _COMBINED + name.encode(errors="replace")
 
 
 def _symbol_of(stream_name: str) -> str:

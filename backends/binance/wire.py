@@ -96,7 +96,8 @@ class Probe(msgspec.Struct, frozen=True):
     """Looked at when the beginning of a message does not tell what it is.
 
     Replies, "Live Subscribing/Unsubscribing to streams": ``{"result":null,"id":1}``, and errors:
-    ``{"code":2,"msg":"Invalid request: …"}`` or ``{"error":{"code":2,"msg":"…"},"id":1}``.
+    ``{"code":2,"msg":"Invalid request: …"}`` as the page has them, ``{"error":{"code":2,"msg":"…"},"id":1}`` as they
+    come: https://github.com/oliver-zehentleitner/unicorn-binance-websocket-api/issues/17
     """
 
     stream: Any = None
@@ -109,6 +110,7 @@ class Probe(msgspec.Struct, frozen=True):
     result: Any = msgspec.UNSET
     error: Any = msgspec.UNSET
     code: Any = msgspec.UNSET
+    msg: Any = None
 
 
 def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - unions and generics have no better type
@@ -147,16 +149,15 @@ EVENTS_BY_STREAM = {
     "miniTicker": "24hrMiniTicker",
     "referencePrice": "referencePrice",
     "rpiDepth": "depthUpdate",
+    # Nobody subscribes to this one: it comes to every spot connection, and is all the warning there is before a cut.
+    # https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.md#general-wss-information
+    # {"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}, bare on raw connections. The page
+    # does not say how long before the cut; "about 10 minutes" says nautilus_binance's BinanceSpotServerShutdownMsg.
+    "serverShutdown": "serverShutdown",
     "ticker": "24hrTicker",
     "tradingSession": "tradingSession",
 }
-EVENTS = frozenset(EVENTS_BY_STREAM.values()) | {
-    "serverShutdown",
-    "1hTicker",
-    "4hTicker",
-    "1dTicker",
-    "listenKeyExpired",
-}
+EVENTS = frozenset(EVENTS_BY_STREAM.values()) | {"1hTicker", "4hTicker", "1dTicker", "listenKeyExpired"}
 
 
 # --- REST: exchangeInfo --------------------------------------------------------------------
@@ -171,7 +172,11 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Symbol(msgspec.Struct, frozen=True):
-    """One instrument; the second block is in futures only. ``deliveryDate`` is in milliseconds."""
+    """One instrument; the second block is in futures only. ``deliveryDate`` is in milliseconds.
+
+    The values of ``status``, spot: https://github.com/binance/binance-spot-api-docs/blob/master/enums.md
+    futures: https://developers.binance.com/docs/derivatives/usds-margined-futures/common-definition
+    """
 
     symbol: str
     base_asset: str = field(name="baseAsset")
@@ -179,6 +184,7 @@ class Symbol(msgspec.Struct, frozen=True):
     base_precision: int = field(name="baseAssetPrecision", default=8)
     quote_precision: int = field(name="quotePrecision", default=8)
     filters: list[Filter] = []
+    status: str = ""
 
     contract_type: str = field(name="contractType", default="")
     delivery_date: int = field(name="deliveryDate", default=0)
@@ -192,7 +198,50 @@ class ExchangeInfo(msgspec.Struct, frozen=True):
     https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api/Exchange-Information
     """
 
-    symbols: list[Symbol]
+    symbols: list[msgspec.Raw]
 
 
 decode_exchange_info = msgspec.json.Decoder(ExchangeInfo).decode
+decode_symbol = msgspec.json.Decoder(Symbol).decode
+
+
+# --- REST: history -------------------------------------------------------------------------
+
+
+class Kline(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A bar; an array, of which what follows ``count`` is left out here. Times are milliseconds::
+
+        [1499040000000,"0.01634790","0.80000000","0.01575800","0.01577100","148976.11427815",1499644799999,
+         "2434.19055334",308,"1756.87402397","28.46694368","0"]
+
+    Spot: https://github.com/binance/binance-spot-api-docs/blob/master/rest-api.md#klinecandlestick-data
+    Futures: https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api/Kline-Candlestick-Data
+    """
+
+    open_time: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    close_time: int
+    quote_volume: float
+    count: int
+
+
+class Error(msgspec.Struct, frozen=True):
+    """``{"code":-1121,"msg":"Invalid symbol."}``
+
+    https://github.com/binance/binance-spot-api-docs/blob/master/errors.md
+    https://developers.binance.com/docs/derivatives/usds-margined-futures/error-code
+    """
+
+    code: int
+    msg: str = ""
+
+
+decode_klines = _decoder(list[Kline]).decode
+# The trades of a page are the aggTrade messages' data, without their symbol:
+# [{"a":26129,"p":"0.01633102","q":"4.70443515","f":27781,"l":27781,"T":1498793709153,"m":true,"M":true}]
+decode_agg_trades = _decoder(list[AggTrade]).decode
+decode_error = msgspec.json.Decoder(Error).decode

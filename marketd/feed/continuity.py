@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# So many old numbers in a row that rise, and the one that they are older than is taken for the mistake. More than a
+# venue sends again at a time: Kraken's newest trades are 50.
+OLDER_MAX = 64
+
 IN_ORDER = 0
 DUPLICATE = -1
 RENUMBERED = -2
@@ -15,10 +19,11 @@ class Contiguous:
         hole_from_ns: event time of the number before the newest hole: nothing is missing up to there.
     """
 
-    __slots__ = ("_next", "hole_from_ns", "last_ns")
+    __slots__ = ("_next", "_run", "hole_from_ns", "last_ns")
 
     def __init__(self) -> None:
         self._next = -1
+        self._run = OldRun()
         self.last_ns = 0
         self.hole_from_ns = 0
 
@@ -28,7 +33,8 @@ class Contiguous:
         Returns:
             IN_ORDER, or how many numbers are missing before this one, or DUPLICATE (it was there before; the state is
             as it was), or RENUMBERED: smaller than the newest number but later than it, so the venue has begun to
-            count anew and nobody knows what is missing.
+            count anew and nobody knows what is missing. RENUMBERED, too, if all are smaller and earlier for so long
+            that it is the newest that was wrong.
         """
         if number == self._next:
             self._next = number + 1
@@ -38,9 +44,9 @@ class Contiguous:
 
     def _accept_other(self, number: int, event_ns: int) -> int:
         expected = self._next
-        if expected >= 0 and number < expected and event_ns <= self.last_ns:
+        if expected >= 0 and number < expected and event_ns <= self.last_ns and not self._run.over(number, expected):
             return DUPLICATE
-        self.hole_from_ns = self.last_ns
+        self.hole_from_ns = min(self.last_ns, event_ns)
         self._next = number + 1
         self.last_ns = event_ns
         if expected < 0:
@@ -54,14 +60,36 @@ class Rising:
     Holes mean nothing: the venue counts changes of the whole book and tells us of the best prices only.
     """
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_run")
 
     def __init__(self) -> None:
         self._last = -1
+        self._run = OldRun()
 
     def accept(self, number: int) -> bool:
-        """Take the next number; False when it is older than one that came before, and the state is as it was."""
-        if number < self._last:
+        """Take the next number; False when it is older than one that came before, and the state is as it was.
+
+        True as well if all are older for so long that it is the newest that was wrong.
+        """
+        if number < self._last and not self._run.over(number, self._last):
             return False
         self._last = number
         return True
+
+
+class OldRun:
+    """Counts old numbers in a row: one number that is far too large must not silence a series for ever."""
+
+    __slots__ = ("_count", "_last", "_newest")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last = -1
+        self._newest = -1
+
+    def over(self, number: int, newest: int) -> bool:
+        """Note a number that is older than ``newest``; True when there were too many, rising, and no newer one."""
+        in_a_row = newest == self._newest and number > self._last
+        self._count = self._count + 1 if in_a_row else 1
+        self._last, self._newest = number, newest
+        return self._count > OLDER_MAX

@@ -19,7 +19,19 @@ from marketd.client.errors import CannotConnect, ConnectionLost, RequestError
 from marketd.errors import ConfigError, InstanceRunningError, RecordingError
 from tests.conftest import PROJECT
 
-COMMANDS = ("run", "demo", "status", "watch", "search", "instrument", "backends", "testvenue", "record", "replay", "version")
+COMMANDS = (
+    "run",
+    "demo",
+    "status",
+    "watch",
+    "search",
+    "instrument",
+    "backends",
+    "testvenue",
+    "record",
+    "replay",
+    "version",
+)
 CLIENT_COMMANDS = (("status",), ("watch", "*"), ("search", "btc"), ("record", "sim", "--name", "x", "--seconds", "1"))
 
 

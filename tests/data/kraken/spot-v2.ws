@@ -1,0 +1,27 @@
+wss://ws.kraken.com/v2 <-> 1767225600.25
+1767225600.400000: {"channel":"status","type":"update","data":[{"version":"2.0.10","system":"online","api_version":"v2","connection_id":12393906104898154338}]}
+wss://ws.kraken.com/v2 <- 1767225600.500000: {"method":"subscribe","params":{"channel":"trade","snapshot":false,"symbol":["BTC/USD","ETH/BTC","DOGE/USD"]},"req_id":1}
+wss://ws.kraken.com/v2 <- 1767225600.600000: {"method":"subscribe","params":{"channel":"ticker","event_trigger":"bbo","snapshot":true,"symbol":["BTC/USD","ETH/BTC","DOGE/USD"]},"req_id":2}
+1767225600.700000: {"method":"subscribe","result":{"channel":"trade","snapshot":false,"symbol":"BTC/USD"},"success":true,"time_in":"2026-01-01T00:00:00.400800Z","time_out":"2026-01-01T00:00:00.401807Z","req_id":1}
+1767225600.799999: {"method":"subscribe","result":{"channel":"trade","snapshot":false,"symbol":"ETH/BTC"},"success":true,"time_in":"2026-01-01T00:00:00.400800Z","time_out":"2026-01-01T00:00:00.401807Z","req_id":1}
+1767225600.899999: {"method":"subscribe","result":{"channel":"trade","snapshot":false,"symbol":"DOGE/USD"},"success":true,"time_in":"2026-01-01T00:00:00.400800Z","time_out":"2026-01-01T00:00:00.401807Z","req_id":1}
+1767225600.999999: {"method":"subscribe","result":{"channel":"ticker","event_trigger":"bbo","snapshot":true,"symbol":"BTC/USD"},"success":true,"time_in":"2026-01-01T00:00:00.400800Z","time_out":"2026-01-01T00:00:00.401807Z","req_id":2}
+1767225601.099999: {"method":"subscribe","result":{"channel":"ticker","event_trigger":"bbo","snapshot":true,"symbol":"ETH/BTC"},"success":true,"time_in":"2026-01-01T00:00:00.400800Z","time_out":"2026-01-01T00:00:00.401807Z","req_id":2}
+1767225601.199999: {"method":"subscribe","result":{"channel":"ticker","event_trigger":"bbo","snapshot":true,"symbol":"DOGE/USD"},"success":true,"time_in":"2026-01-01T00:00:00.400800Z","time_out":"2026-01-01T00:00:00.401807Z","req_id":2}
+1767225601.299999: {"channel":"ticker","type":"snapshot","data":[{"symbol":"BTC/USD","bid":88000.1,"bid_qty":0.5,"ask":88000.2,"ask_qty":1.25,"last":88000.1,"volume":99.5,"vwap":88000.1,"low":88000.1,"high":88000.2,"change":0.1,"change_pct":0.02,"timestamp":"2026-01-01T00:00:00.900300Z"}]}
+1767225601.399999: {"channel":"ticker","type":"snapshot","data":[{"symbol":"ETH/BTC","bid":0.03391,"bid_qty":12.5,"ask":0.03392,"ask_qty":3.0,"last":0.03391,"volume":99.5,"vwap":0.03391,"low":0.03391,"high":0.03392,"change":0.1,"change_pct":0.02,"timestamp":"2026-01-01T00:00:00.950650Z"}]}
+1767225601.499999: {"channel":"ticker","type":"snapshot","data":[{"symbol":"DOGE/USD","bid":0.1234567,"bid_qty":740.0,"ask":0.1234601,"ask_qty":1500,"last":0.1234567,"volume":99.5,"vwap":0.1234567,"low":0.1234567,"high":0.1234601,"change":0.1,"change_pct":0.02,"timestamp":"2026-01-01T00:00:00.980860Z"}]}
+1767225601.599999: {"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"buy","price":88000.2,"qty":0.00027625,"ord_type":"limit","trade_id":10218208,"timestamp":"2026-01-01T00:00:01.500500Z"}]}
+1767225601.699999: {"channel":"heartbeat"}
+1767225601.799999: {"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":88000.1,"bid_qty":0.5,"ask":88000.3,"ask_qty":0.75,"last":88000.1,"volume":99.5,"vwap":88000.1,"low":88000.1,"high":88000.3,"change":0.1,"change_pct":0.02,"timestamp":"2026-01-01T00:00:01.501507Z"}]}
+1767225601.899998: {"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":88000.1,"qty":0.1,"ord_type":"limit","trade_id":10218209,"timestamp":"2026-01-01T00:00:01.700900Z"},{"symbol":"BTC/USD","side":"sell","price":88000.0,"qty":0.0001246,"ord_type":"limit","trade_id":10218210,"timestamp":"2026-01-01T00:00:01.700900Z"}]}
+1767225601.999998: {"channel":"trade","type":"update","data":[{"symbol":"DOGE/USD","side":"sell","price":0.1234567,"qty":1000.5,"ord_type":"limit","trade_id":4665906,"timestamp":"2026-01-01T00:00:01.800600Z"}]}
+1767225602.099998: {"channel":"ohlc","type":"update","timestamp":"2026-01-01T00:00:01.800600Z","data":[{"symbol":"DOGE/USD","open":0.1234567,"high":0.1234567,"low":0.1234567,"close":0.1234567,"trades":1,"volume":1000.5,"vwap":0.1234567,"interval_begin":"2026-01-01T00:00:00.000000000Z","interval":1,"timestamp":"2026-01-01T00:01:00.000000Z"}]}
+1767225602.199998: {"channel":"book","type":"update","data":[{"symbol":"BTC/USD","bids":[{"price":88000.0,"qty":0.0}],"asks":[],"checksum":2439117997,"timestamp":"2026-01-01T00:00:01.810670Z"}]}
+wss://ws.kraken.com/v2 <- 1767225602.299998: {"method":"ping","req_id":3}
+1767225602.399998: {"method":"pong","req_id":3,"time_in":"2026-01-01T00:00:02.000000Z","time_out":"2026-01-01T00:00:02.001007Z"}
+wss://ws.kraken.com/v2 <- 1767225602.499998: {"method":"subscribe","params":{"channel":"trade","symbol":["XBT/USD"]},"req_id":4}
+1767225602.599998: {"error":"Currency pair not supported XBT/USD","method":"subscribe","req_id":4,"success":false,"symbol":"XBT/USD","time_in":"2026-01-01T00:00:02.100700Z","time_out":"2026-01-01T00:00:02.101707Z"}
+1767225602.699998: {"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"buy","price":88000.3,"qty":1e-05,"ord_type":"limit","trade_id":10218211,"timestamp":"2026-01-01T00:00:02.200400Z"}]}
+1767225602.799998: {"Error":"Exceeded msg rate"}
+1767225602.899997: {"channel":"status","type":"update","data":[{"version":"2.0.10","system":"maintenance","api_version":"v2","connection_id":12393906104898154338}]}
