@@ -7,25 +7,39 @@ decodes and normalises them to rows, and the sink writes those to the ring and w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 import trio
 
 from backends.backend import Backend, Source, load
+from backends.live import LiveConfig
 from backends.recording import RecordingWriter
 from backends.validate import validate_backend
 from marketd.clock import SystemClock
 from marketd.errors import ConfigError, RequestRefused
 from marketd.feed.search import search
 from marketd.feed.sink import FeedSink
-from marketd.model import GapReason
+from marketd.model import GapReason, MktPair
 from marketd.rpc.messages import FeedState, RecordResult, SearchHit
 from marketd.supervise.handle import ActorHandle
-from marketd.supervise.messages import FeedBegin, FeedOutage, FeedRecord, FeedReport, FeedSearch, FeedSpec
+from marketd.supervise.messages import (
+    FeedBegin,
+    FeedDemand,
+    FeedFind,
+    FeedOutage,
+    FeedRecord,
+    FeedReport,
+    FeedSearch,
+    FeedSpec,
+)
+
+if TYPE_CHECKING:
+    from marketd.feed.venue import VenueSource
 
 BEAT_S = 0.5
+PREPARE_TIMEOUT_S = 8.0
 
 log = structlog.get_logger("marketd.feed")
 
@@ -35,7 +49,8 @@ async def run_feed(actor: ActorHandle) -> None:
     spec = actor.config(FeedSpec)
     backend = load(spec.backend)
     refuse_invalid(backend)
-    source = open_source(backend, spec.settings)
+    live = open_venue(backend, spec) if backend.open_venues is not None else None
+    source = live or open_source(backend, spec.settings)
     feed = Feed(spec, source)
     with feed.sink:
         feed.note_predecessor()
@@ -44,11 +59,17 @@ async def run_feed(actor: ActorHandle) -> None:
         actor.link.handle("record", FeedRecord, feed.record)
         actor.link.handle("begin", FeedBegin, feed.begin)
         actor.link.handle("outage", FeedOutage, feed.outage)
-        await actor.ready()
+        if live is None:
+            await actor.ready()
         log.debug("feed.started", feed=spec.name, backend=spec.backend, url=source.url, cursor=feed.sink.cursor)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed.beat)
             nursery.start_soon(_cancel_when, actor.stopping, nursery.cancel_scope)
+            if live is not None:
+                feed.watch(live)
+                actor.link.handle("demand", FeedDemand, feed.demand)
+                actor.link.handle("find", FeedFind, feed.find)
+                nursery.start_soon(_be_ready, actor, live.prepared)
             await source.run(feed.sink)
             feed.finish()
             await actor.link.notify("finished", feed.report())
@@ -66,6 +87,36 @@ def refuse_invalid(backend: Backend) -> None:
         log.error("backend.invalid", problem=problem)
     if problems:
         raise ConfigError(f"the backend {backend.name!r} has {len(problems)} problems; the first: {problems[0]}")
+
+
+async def _be_ready(actor: ActorHandle, prepared: trio.Event) -> None:
+    """Let clients in when the instruments are known, so that they find them; but not never."""
+    with trio.move_on_after(PREPARE_TIMEOUT_S):
+        await prepared.wait()
+    await actor.ready()
+
+
+def open_venue(backend: Backend, spec: FeedSpec) -> VenueSource:
+    """Make a live venue's source.
+
+    Raises:
+        ConfigError: the feed's table does not fit the backend.
+    """
+    from marketd.feed.venue import VenueSource  # with all of HTTP and websockets, which only live feeds need
+
+    assert backend.open_venues is not None
+    try:
+        config = msgspec.convert(spec.settings, backend.config)
+        assert isinstance(config, LiveConfig)
+        return VenueSource(
+            backend.open_venues(config),
+            config,
+            SystemClock(),
+            state_path=Path(spec.state_path) if spec.state_path else None,
+            cache_path=Path(spec.cache_path) if spec.cache_path else None,
+        )
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"settings of the backend {backend.name!r}: {error}") from error
 
 
 def open_source(backend: Backend, settings: dict[str, Any]) -> Source:
@@ -95,6 +146,7 @@ class Feed:
         self.source = source
         self.sink = FeedSink(spec)
         self.state: FeedState = "live"
+        self._live: VenueSource | None = None
         self._log = structlog.get_logger(f"marketd.feed.{spec.name}")
         if spec.begun:
             source.begin()
@@ -127,7 +179,26 @@ class Feed:
             gaps=self.sink.rows_by_kind.get("gap", 0),
             last_event_ns=self.sink.last_event_ns,
             last_received_ns=self.sink.last_received_ns,
+            detail="" if self._live is None else self._live.report().trouble(self.source.now_ns()),
         )
+
+    def watch(self, live: VenueSource) -> None:
+        """Report how a live venue's connections are, and pass on what clients want of it."""
+        self._live = live
+
+    async def demand(self, request: FeedDemand) -> None:
+        """Note what somebody wants of a live feed."""
+        if self._live is not None:
+            self._live.demand(request.owner, request.names)
+
+    async def find(self, request: FeedFind) -> list[MktPair]:
+        """Look instruments up in a live venue's list; with ``carry``, let the table have them."""
+        assert self._live is not None
+        found = [market for name in request.names if (market := self._live.find(name)) is not None]
+        if request.carry:
+            for market in found:
+                self.sink.instrument(market)
+        return found
 
     async def beat(self) -> None:
         """Show readers of the ring that its writer lives."""

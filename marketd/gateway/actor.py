@@ -25,9 +25,10 @@ from marketd.gateway.wakeup import Wakeup
 from marketd.rpc.messages import ErrorCode
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.link import Link
-from marketd.supervise.messages import Demand, FeedInfo, GatewayReady, GatewayReport, GatewaySpec
+from marketd.supervise.messages import Demand, FeedInfo, Found, GatewayReady, GatewayReport, GatewaySpec, RouteFind
 
 FEEDS_TIMEOUT_S = 5.0
+FIND_TIMEOUT_S = 4.0
 TICK_S = 0.1
 LATE_TICK_S = 0.5
 STOP_S = 1.4  # flushing (1.0 s) and taking leave (0.3 s), and a little
@@ -178,17 +179,38 @@ class Gateway:
 
     async def tell_demand(self) -> None:
         """Tell the supervisor after each change; several changes may go in one message."""
-        told: dict[str, int] = {}
+        told = Demand({})
         while True:
             await self._demand.wait()
-            wanted = dict.fromkeys(self.feeds.by_name, 0)
-            for session in self.sessions:
-                for subscription in session.subscriptions.values():
-                    for name in subscription.follows:
-                        wanted[name] += 1
-            if wanted != told:
-                told = wanted
+            demand = self._sum_demand()
+            if demand != told:
+                told = demand
                 try:
-                    await self.link.notify("demand", Demand(wanted))
+                    await self.link.notify("demand", demand)
                 except ActorError:
                     return  # the supervisor is gone, and so are we in a moment
+
+    def _sum_demand(self) -> Demand:
+        """Add up what all clients want. Globs select from what is carried; only full names ask a venue for more."""
+        counts = dict.fromkeys(self.feeds.by_name, 0)
+        names: dict[str, set[str]] = {name: set() for name in self.feeds.by_name}
+        for session in self.sessions:
+            for subscription in session.subscriptions.values():
+                for name, follow in subscription.follows.items():
+                    counts[name] += 1
+                    names[name] |= subscription.selection.names & follow.feed.ids.keys()
+        return Demand(counts, {name: sorted(found) for name, found in names.items() if found})
+
+    async def find(self, names: list[str], *, carry: bool = False) -> list[Found]:
+        """Ask the live feeds for instruments that no table has; none when the supervisor does not answer."""
+        try:
+            return await self.link.request(
+                "find", RouteFind(names, carry), result=list[Found], timeout_s=FIND_TIMEOUT_S
+            )
+        except ActorError as error:
+            log.debug("find.failed", error=str(error))
+            return []
+
+    async def carry(self, names: list[str]) -> None:
+        """Let the tables have these instruments, if their venues offer them."""
+        await self.find(names, carry=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
@@ -18,24 +18,27 @@ SUGGESTIONS_MAX = 5
 CANDIDATES_MAX = 200
 _SHOWN_MAX = 5
 
+Carry = Callable[[list[str]], Awaitable[object]]
 
-async def resolve(feeds: Feeds, names: Iterable[str]) -> set[str]:
+
+async def resolve(feeds: Feeds, names: Iterable[str], carry: Carry) -> set[str]:
     """Return names as the feeds write them.
+
+    Args:
+        feeds: whose tables are looked at first.
+        names: full names.
+        carry: asks the venues' own lists for what no table has, and lets the tables have it.
 
     Raises:
         Refusal: UNKNOWN_INSTRUMENT with all that no feed has in ``data.unknown``, and close ones in ``data.close``.
     """
     await feeds.learn()
-    known: set[str] = set()
-    unknown: list[str] = []
-    for number, name in enumerate(sorted(names), 1):
-        found = feeds.find(name)
-        if found is None:
-            unknown.append(name)
-        else:
-            known.add(found[1])
-        if number % NAMES_IN_ONE_GO == 0:
-            await trio.lowlevel.checkpoint()
+    known, unknown = await _find_all(feeds, names)
+    if unknown:
+        await carry(unknown)
+        await feeds.learn()
+        more_known, unknown = await _find_all(feeds, unknown)
+        known |= more_known
     if not unknown:
         return known
     close = await suggest(feeds, unknown[:SUGGESTED_FOR_MAX])
@@ -47,6 +50,20 @@ async def resolve(feeds: Feeds, names: Iterable[str]) -> set[str]:
         unknown=unknown,
         close=close,
     )
+
+
+async def _find_all(feeds: Feeds, names: Iterable[str]) -> tuple[set[str], list[str]]:
+    known: set[str] = set()
+    unknown: list[str] = []
+    for number, name in enumerate(sorted(names), 1):
+        found = feeds.find(name)
+        if found is None:
+            unknown.append(name)
+        else:
+            known.add(found[1])
+        if number % NAMES_IN_ONE_GO == 0:
+            await trio.lowlevel.checkpoint()
+    return known, unknown
 
 
 async def suggest(feeds: Feeds, unknown: Iterable[str]) -> list[str]:

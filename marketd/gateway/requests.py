@@ -134,10 +134,15 @@ async def ping(_session: Session, params: messages.PingParams, _request: Request
 
 
 async def instrument(session: Session, params: messages.InstrumentParams, _request: Request) -> messages.Result:
-    """Look an instrument up in the feeds' tables."""
+    """Look an instrument up in the feeds' tables, and then in the lists of what their venues offer besides."""
     feeds = session.gateway.feeds
     await feeds.learn()
     found = feeds.find(params.fqme)
+    if found is None and (offered := await session.gateway.find([params.fqme])):
+        market = offered[0].market
+        feed = feeds.by_name.get(offered[0].feed)
+        epoch = feed.epoch if feed is not None else 0
+        return messages.InstrumentResult(market.fqme, offered[0].feed, 0, epoch, "unknown", market)
     if found is None:
         close = await suggest(feeds, [params.fqme])
         raise Refusal(

@@ -36,7 +36,7 @@ async def subscribe(session: Session, params: messages.SubscribeParams, _request
     _check_positions(params.resume)
     names, globs = split(params.instruments)
     _check_size(session, len(names) + len(globs), len(globs))
-    selection = feeds.selections.intern(await resolve(feeds, names), globs, params.kinds)
+    selection = feeds.selections.intern(await resolve(feeds, names, session.gateway.carry), globs, params.kinds)
     without_match = await unmatched(feeds, selection)
     choices = await feeds.choose(selection, params.contract)
 
@@ -69,7 +69,7 @@ async def update(session: Session, params: messages.UpdateParams, _request: Requ
             key="params.remove",
             unknown=strangers,
         )
-    names = (selection.names | await resolve(feeds, add_names)) - known
+    names = (selection.names | await resolve(feeds, add_names, session.gateway.carry)) - known
     globs = (selection.globs | add_globs) - remove_globs
     _check_size(session, len(names) + len(globs) - _size(subscription), len(globs))
     selection = feeds.selections.intern(names, globs, subscription.kinds)

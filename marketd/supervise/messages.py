@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from marketd.model import MktPair
 from marketd.rpc.messages import ClientStatus, FeedState
 
 # --- specs: what an actor is started with ---
@@ -34,7 +35,9 @@ class ActorSpec(msgspec.Struct, frozen=True):
 class FeedSpec(msgspec.Struct, frozen=True):
     """A feed's share of the configuration and the paths of its two segments and its doorbells.
 
-    ``settings`` is the feed's TOML table without the keys ``backend``; the backend's own struct decodes it.
+    ``settings`` is the feed's TOML table without the keys ``backend``; the backend's own struct decodes it. In the
+    folder ``state_path`` is what the feed must not forget, in ``cache_path`` what it could ask for again; both are the
+    feed's own, and made when there is something to put there. Empty: it keeps nothing.
     """
 
     name: str
@@ -44,6 +47,8 @@ class FeedSpec(msgspec.Struct, frozen=True):
     table_path: str
     bells_path: str
     recordings_path: str
+    state_path: str = ""
+    cache_path: str = ""
     begun: bool = False  # a successor of a feed that had begun does not wait for a client again
 
 
@@ -101,6 +106,23 @@ class FeedBegin(msgspec.Struct, frozen=True):
     """Notification ``begin`` to a feed: somebody has subscribed; a replay that waits for a client starts."""
 
 
+class FeedDemand(msgspec.Struct, frozen=True):
+    """Notification ``demand`` to a live feed: all names and globs that ``owner`` wants of it from now on."""
+
+    owner: str
+    names: list[str]
+
+
+class FeedFind(msgspec.Struct, frozen=True):
+    """Request ``find`` to a live feed: the instruments of these names; answered with a list of ``MktPair``.
+
+    With ``carry`` each gets its row id at once, so that readers of the table know it before its first row.
+    """
+
+    names: list[str]
+    carry: bool = False
+
+
 class FeedOutage(msgspec.Struct, frozen=True):
     """Notification ``outage`` to a feed: a simulated venue goes away for so long."""
 
@@ -154,10 +176,25 @@ class RouteRecord(msgspec.Struct, frozen=True):
     duration_s: float
 
 
+class RouteFind(msgspec.Struct, frozen=True):
+    """Request ``find``: ask every live feed, see :class:`FeedFind`; answered with a list of :class:`Found`."""
+
+    names: list[str]
+    carry: bool = False
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An instrument that a feed can carry."""
+
+    feed: str
+    market: MktPair
+
+
 class Demand(msgspec.Struct, frozen=True):
-    """Notification ``demand``: how many subscriptions each feed has at this gateway."""
+    """Notification ``demand``: how many subscriptions each feed has at this gateway, and to which full names."""
 
     subscriptions: dict[str, int]
+    names: dict[str, list[str]] = {}
 
 
 # Requests of a gateway without parameters: `feeds` -> list[FeedInfo], `status` -> StatusResult,

@@ -22,6 +22,7 @@ from marketd import __version__
 from marketd.clock import SystemClock
 from marketd.config import Config
 from marketd.errors import ActorError, RequestRefused
+from marketd.model import MktPair
 from marketd.paths import Paths
 from marketd.ring.reader import RingReader
 from marketd.rpc.messages import (
@@ -40,15 +41,19 @@ from marketd.supervise.messages import (
     ActorSpec,
     Demand,
     FeedBegin,
+    FeedDemand,
+    FeedFind,
     FeedInfo,
     FeedRecord,
     FeedReport,
     FeedSearch,
     FeedSpec,
+    Found,
     GatewayReady,
     GatewayReport,
     GatewaySpec,
     LogSpec,
+    RouteFind,
     RouteRecord,
     RouteSearch,
 )
@@ -58,6 +63,7 @@ from marketd.supervise.service import Service
 GATEWAY_GRACE_S = 1.6
 SEARCH_TIMEOUT_S = 5.0
 NOTIFY_TIMEOUT_S = 1.0
+FIND_TIMEOUT_S = 3.0
 SETTLE_TIMEOUT_S = 10.0
 
 log = structlog.get_logger("marketd.supervise")
@@ -134,8 +140,11 @@ class FeedService:
         settings = config.feeds[name]
         self.name = name
         self.backend: str = settings["backend"]
+        self.live_venue = backends.load(self.backend).open_venues is not None
         self.begun = False
         self.told_to_begin = False
+        self.demanded: list[str] = []  # full names that clients want
+        self.told_demand: list[str] = []
         self.finished = trio.Event()
         self._paths = paths
         self._config = config
@@ -150,6 +159,7 @@ class FeedService:
     def _spec(self) -> ActorSpec:
         self._bury_report()
         self.told_to_begin = self.begun
+        self.told_demand = []
         spec = FeedSpec(
             name=self.name,
             backend=self.backend,
@@ -158,6 +168,8 @@ class FeedService:
             table_path=str(self._paths.segment(self.name, "table")),
             bells_path=str(self._paths.segment(self.name, "bells")),
             recordings_path=str(self._paths.recordings),
+            state_path=str(self._paths.state / "feeds" / self.name),
+            cache_path=str(self._paths.cache / "feeds" / self.name),
             begun=self.begun,
         )
         return _actor_spec(self.service.name, "marketd.feed.actor:run_feed", spec, self._config)
@@ -221,7 +233,7 @@ class FeedService:
             messages=total.messages,
             last_event_ns=total.last_event_ns,
             last_received_ns=total.last_received_ns,
-            detail=self.service.detail,
+            detail=self.service.detail or total.detail,
         )
 
     def keep_last_report(self) -> None:
@@ -325,9 +337,17 @@ class Supervisor:
             self._changed = trio.Event()
             await self._tell(self.gateway, "feeds_changed", [feed.info() for feed in self.feeds.values()])
             for feed in self.feeds.values():
-                if feed.begun and not feed.told_to_begin and feed.service.state == "live":
-                    feed.told_to_begin = True
-                    await self._tell(feed.service, "begin", FeedBegin())
+                if feed.service.state == "live":
+                    await self._tell_demand(feed)
+
+    async def _tell_demand(self, feed: FeedService) -> None:
+        """Tell a feed that is live what clients want of it, once in each of its lives and at each change."""
+        if feed.begun and not feed.told_to_begin:
+            feed.told_to_begin = True
+            await self._tell(feed.service, "begin", FeedBegin())
+        if feed.live_venue and feed.demanded != feed.told_demand:
+            feed.told_demand = feed.demanded
+            await self._tell(feed.service, "demand", FeedDemand("gateway", feed.demanded))
 
     async def _tell(self, service: Service, method: str, params: object) -> None:
         """Notify one actor, if it is there. One that does not listen is found by its watch and not here."""
@@ -354,6 +374,7 @@ class Supervisor:
         link.handle("status", None, self.status)
         link.handle("backends", None, self._answer_backends)
         link.handle("search", RouteSearch, self._route_search)
+        link.handle("find", RouteFind, self._route_find)
         link.handle("record", RouteRecord, self._route_record)
         link.handle("demand", Demand, self._note_demand)
 
@@ -385,6 +406,25 @@ class Supervisor:
         params = FeedSearch(text=request.text, limit=request.limit)
         return await link.request("search", params, result=list[SearchHit], timeout_s=SEARCH_TIMEOUT_S)
 
+    async def _route_find(self, request: RouteFind) -> list[Found]:
+        """Ask all live feeds at once; one that does not answer in time has nothing."""
+        found: list[Found] = []
+
+        async def ask(feed: FeedService, link: Link) -> None:
+            params = FeedFind(request.names, request.carry)
+            try:
+                markets = await link.request("find", params, result=list[MktPair], timeout_s=FIND_TIMEOUT_S)
+            except ActorError as error:
+                log.debug("find.failed", feed=feed.name, error=str(error))
+                return
+            found.extend(Found(feed.name, market) for market in markets)
+
+        async with trio.open_nursery() as nursery:
+            for feed in self.feeds.values():
+                if feed.live_venue and feed.service.child is not None:
+                    nursery.start_soon(ask, feed, feed.service.child.link)
+        return found
+
     async def _route_record(self, request: RouteRecord) -> RecordResult:
         link = self._feed_link(request.feed)
         params = FeedRecord(name=request.name, duration_s=request.duration_s)
@@ -399,11 +439,11 @@ class Supervisor:
         return feed.service.child.link
 
     async def _note_demand(self, demand: Demand) -> None:
-        """At the first subscription of all, let the replays begin that wait for it."""
-        if not any(demand.subscriptions.values()):
-            return
+        """Pass on what clients want; at the first subscription of all, let the replays begin that wait for it."""
+        wanted = any(demand.subscriptions.values())
         for feed in self.feeds.values():
-            feed.begun = True
+            feed.begun = feed.begun or wanted
+            feed.demanded = sorted(demand.names.get(feed.name, []))
         self.feeds_changed()
 
     # --- status ---

@@ -1,0 +1,366 @@
+"""A live venue as a feed's source: what is to be subscribed to, on which connections, and the list it is chosen from.
+
+    configuration, clients' demand -> names and globs -> (venue's list) -> instruments -> shards -> connections
+
+Everything on the left may change at any time; the right follows. Nothing that the venue does ends this task.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+import trio
+
+from backends.backend import MessageCounts, Sink
+from backends.live import Bucket, ConnectPlan, LiveConfig, LiveVenue, Page, Period, TradesPage
+from marketd.clock import SECOND_NS, Clock
+from marketd.errors import MarketdError, SegmentError, WireError
+from marketd.feed.budget import Priority
+from marketd.feed.connection import Dial, Socket, Surroundings
+from marketd.feed.fetch import Client, Fetcher
+from marketd.feed.gate import RateGate
+from marketd.feed.lane import Tracks
+from marketd.feed.markets import MarketCache, MarketList
+from marketd.feed.qualities import Qualities
+from marketd.feed.route import Route
+from marketd.feed.wanted import Wanted
+from marketd.feed.websocket import open_websocket
+from marketd.http import HttpClient
+from marketd.model import GapReason, MktPair
+from marketd.retry import backoff_s
+
+LIST_TIMEOUT_S = 60.0
+LIST_RETRY_S = 60.0  # at most, between two attempts to get the list
+MESSAGE_BYTES_MAX = 4 << 20
+HTTP_CONNECTIONS = 4
+CONNECT_BUCKET = "connect"
+SHOWN_MAX = 20
+
+OpenClient = Callable[[], AbstractAsyncContextManager[Client]]
+Parse = Callable[[list[bytes]], list[MktPair]]
+
+
+class VenueReport(msgspec.Struct, frozen=True):
+    """How a live feed stands with its venue.
+
+    Attributes:
+        wanted, live: instruments that are to be there, and that are, on every address of the venue.
+        pending: subscriptions that are asked for.
+        unknown: names and globs that mean nothing in the venue's list.
+        refused: instruments that the venue does not want to give, and why.
+        connections: open ones.
+        connects, losses, handovers: attempts to connect; connections and attempts that ended; planned replacements.
+        duplicates: rows that came a second time and were dropped.
+        resting_until_ns: budgets that are throttled or banned.
+        listed_ns: when the list of instruments was fetched.
+    """
+
+    wanted: int
+    live: int
+    pending: int
+    unknown: list[str]
+    refused: dict[str, str]
+    connections: int
+    connects: int
+    losses: int
+    handovers: int
+    duplicates: int
+    resting_until_ns: dict[str, int]
+    listed_ns: int
+
+    def trouble(self, now_ns: int) -> str:
+        """Say in one line what is not as it should be; empty when all is well."""
+        parts = []
+        if not self.listed_ns:
+            parts.append("the list of instruments is not known yet")
+        if self.live < self.wanted - len(self.refused):
+            parts.append(f"{self.live} of {self.wanted} instruments live")
+        if self.refused:
+            name, reason = next(iter(self.refused.items()))
+            parts.append(f"{len(self.refused)} refused, {name}: {reason}")
+        if self.unknown:
+            parts.append(f"unknown: {', '.join(self.unknown[:3])}")
+        for bucket, until_ns in self.resting_until_ns.items():
+            parts.append(f"{bucket} throttled for {(until_ns - now_ns) / SECOND_NS:.0f} s")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Where a live feed touches the world; tests put fakes here."""
+
+    dial: Dial
+    open_client: OpenClient
+    parse: Callable[[Parse, list[bytes]], Awaitable[list[MktPair]]]
+    rng: random.Random
+
+
+def real_seams(venue: LiveVenue, config: LiveConfig, clock: Clock) -> Seams:
+    """The network, and real dice."""
+
+    def dial(plan: ConnectPlan) -> AbstractAsyncContextManager[Socket]:
+        return open_websocket(
+            plan.url,
+            timeout_s=config.connect_timeout_s,
+            message_bytes_max=MESSAGE_BYTES_MAX,
+            ca_file=config.ca_file,
+            headers=plan.headers,
+        )
+
+    def open_client() -> AbstractAsyncContextManager[Client]:
+        return HttpClient(venue.rest_url, ca_file=config.ca_file, connections=HTTP_CONNECTIONS, clock=clock)
+
+    return Seams(dial, open_client, _parse_in_thread, random.Random())
+
+
+async def _parse_in_thread(parse: Parse, bodies: list[bytes]) -> list[MktPair]:
+    # A list of 2,000 instruments takes some 50 ms, for which no row should have to wait.
+    return await trio.to_thread.run_sync(parse, bodies)
+
+
+class VenueSource:
+    """See :class:`backends.backend.Source`.
+
+    Args:
+        venues: mostly one; more where a venue has its streams at several addresses. The first has the REST interface.
+        state_path, cache_path: the feed's folders; None keeps nothing.
+
+    Attributes:
+        prepared: set once the declared instruments are in the sink, or can't be known soon.
+    """
+
+    def __init__(
+        self,
+        venues: Sequence[LiveVenue],
+        config: LiveConfig,
+        clock: Clock,
+        *,
+        state_path: Path | None = None,
+        cache_path: Path | None = None,
+        seams: Seams | None = None,
+    ) -> None:
+        self.prepared = trio.Event()
+        self._venue = venues[0]
+        self._venues = venues
+        self._config = config
+        self._clock = clock
+        self._seams = seams or real_seams(self._venue, config, clock)
+        self._wanted = Wanted(config.instruments, round(config.linger_s * SECOND_NS))
+        self._cache = MarketCache(
+            cache_path / "instruments.json" if cache_path else None, f"{self._venue.name} {self._venue.rest_url}"
+        )
+        connections, window_s = self._venue.limits.connections_per_window
+        buckets = {**self._venue.limits.buckets, CONNECT_BUCKET: Bucket(connections, window_s)}
+        self._gate = RateGate(buckets, clock, state_path / "budget.json" if state_path else None)
+        self._list = MarketList()
+        self._changed = trio.Event()
+        self._markets: dict[str, MktPair] = {}
+        self._unknown: list[str] = []
+        self._overfull = False
+        self._routes: list[Route] = []
+        self._fetcher: Fetcher | None = None
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("marketd.feed").bind(venue=self._venue.name)
+
+    # --- backends.backend.Source --------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """See :class:`backends.backend.Source`."""
+        return self._venue.ws_url
+
+    def now_ns(self) -> int:
+        """See :class:`backends.backend.Source`."""
+        return self._clock.now_ns()
+
+    def search_space(self) -> Sequence[MktPair]:
+        """See :class:`backends.backend.Source`: the venue's list as it was fetched last, this run or an earlier one."""
+        return self._list.markets
+
+    def begin(self) -> None:
+        """Do nothing: the venue does not wait."""
+
+    def outage(self, duration_s: float) -> None:
+        """Refuse: a real venue can't be told to go away."""
+        raise NotImplementedError("only a simulated venue can be away on demand")
+
+    def counts(self) -> MessageCounts:
+        """See :class:`backends.backend.Source`."""
+        total = MessageCounts()
+        for route in self._routes:
+            total.add(route.around.counts())
+        return total
+
+    async def run(self, sink: Sink) -> None:
+        """See :class:`backends.backend.Source`. Never returns."""
+        self._list = self._cache.load() or self._list
+        async with self._seams.open_client() as client, trio.open_nursery() as nursery:
+            self._fetcher = Fetcher(self._venue, client, self._gate, self._clock, self._seams.rng)
+            fetcher = self._fetcher
+            qualities = Qualities(sink, len(self._venues))
+            self._routes = [
+                Route(self._surroundings(venue, sink, fetcher, Tracks(sink, qualities, number)), nursery)
+                for number, venue in enumerate(self._venues)
+            ]
+            nursery.start_soon(self._gate.keep_saved)
+            nursery.start_soon(self._keep_list)
+            await self._keep_markets(sink)
+
+    # --- what else can be asked of it ---------------------------------------------------------------------
+
+    def find(self, name: str) -> MktPair | None:
+        """Look an instrument up in the venue's list, in any case, with or without the slash."""
+        return self._list.find(name)
+
+    def demand(self, owner: str, names: Iterable[str]) -> None:
+        """Let somebody want these names and globs from now on, in place of those that they wanted before."""
+        self._wanted.demand(owner, names, self._clock.now_ns())
+        self._changed.set()
+
+    async def page(
+        self, name: str, period: Period, start_ns: int, end_ns: int, *, priority: Priority, timeout_s: float
+    ) -> Page | TradesPage:
+        """Ask the venue for a page of the past, through the one budget.
+
+        Raises:
+            LookupError: there is no such instrument, or the venue has no history.
+            NoData: there is nothing in that range.
+            FetchFailed: the venue could not be asked in time.
+            WireError: its answer is of no use.
+        """
+        market, history = self._list.find(name), self._venue.history
+        if market is None or history is None or self._fetcher is None:
+            raise LookupError(f"no history of {name!r}")
+        request = history.page_request(market, period, start_ns, end_ns)
+        body = await self._fetcher.fetch(request, priority, timeout_s=timeout_s)
+        return history.parse_page(body, market, period)
+
+    def report(self) -> VenueReport:
+        """Say how the feed stands with its venue."""
+        shards = [shard for route in self._routes for shard in route.shards]
+        open_ones = [dialogue for route in self._routes for dialogue in route.around.dialogues]
+        return VenueReport(
+            wanted=len(self._markets),
+            live=len(set.intersection(*(route.around.live() for route in self._routes))) if self._routes else 0,
+            pending=sum(len(dialogue.protocol.pending) for dialogue in open_ones),
+            unknown=self._unknown[:SHOWN_MAX],
+            refused={name: why for route in self._routes for name, why in route.around.refused.items()},
+            connections=len(open_ones),
+            connects=sum(shard.report.connects for shard in shards),
+            losses=sum(shard.report.losses for shard in shards),
+            handovers=sum(shard.report.handovers for shard in shards),
+            duplicates=sum(route.around.tracks.duplicates for route in self._routes),
+            resting_until_ns=self._gate.budget.resting(self._clock.now_ns()),
+            listed_ns=self._list.fetched_ns,
+        )
+
+    # --- the list of instruments --------------------------------------------------------------------------
+
+    async def _keep_list(self) -> None:
+        """Fetch the list when it is old, for ever."""
+        attempt = 0
+        while True:
+            if self._list.fetched_ns:
+                await self._clock.sleep_until(self._list.fetched_ns + round(self._config.refresh_s * SECOND_NS))
+            try:
+                await self._fetch_list()
+                attempt = 0
+            except MarketdError as error:
+                retry_s = backoff_s(attempt, first_s=1.0, cap_s=LIST_RETRY_S, rng=self._seams.rng)
+                self._log.warning("instruments.failed", error=str(error), retry_s=round(retry_s, 1))
+                self.prepared.set()
+                attempt += 1
+                await trio.sleep(retry_s)
+
+    async def _fetch_list(self) -> None:
+        """Ask the venue for its list.
+
+        Raises:
+            FetchFailed: there is no answer.
+            WireError: the answer is of no use; a venue without any instrument is one that is not well.
+        """
+        assert self._fetcher is not None
+        requests = self._venue.instrument_requests()
+        priority = Priority.BACKFILL if self._list.markets else Priority.SUBSCRIPTION
+        bodies = await self._fetcher.fetch_all(requests, priority, timeout_s=LIST_TIMEOUT_S)
+        markets = await self._seams.parse(self._venue.parse_instruments, bodies)
+        if not markets:
+            raise WireError("the venue's list of instruments is empty")
+        self._list = MarketList(markets, self._clock.now_ns())
+        self._log.info("instruments.fetched", count=len(markets))
+        for route in self._routes:
+            route.around.refused.clear()
+        self._changed.set()
+        await self._cache.save(self._list)
+
+    # --- from names to connections ------------------------------------------------------------------------
+
+    async def _keep_markets(self, sink: Sink) -> None:
+        """Let the connections carry what is wanted, whenever that changes."""
+        while True:
+            self._changed = trio.Event()
+            if self._list.markets:
+                self._apply(sink)
+                self.prepared.set()
+            change_ns = self._wanted.next_change_ns
+            pause_s = math.inf if change_ns is None else (change_ns - self._clock.now_ns()) / SECOND_NS
+            with trio.move_on_after(max(0.0, pause_s)):
+                await self._changed.wait()
+
+    def _apply(self, sink: Sink) -> None:
+        now_ns = self._clock.now_ns()
+        resolution = self._list.resolve(self._wanted.names(now_ns))
+        if resolution.unknown != self._unknown:
+            self._unknown = resolution.unknown
+            names = self._unknown[:SHOWN_MAX]
+            self._log.warning("instruments.unknown", names=names, count=len(self._unknown))
+        first = not self._markets
+        before, self._markets = self._markets, self._register(sink, resolution.markets)
+        if first and sink.last_received_ns:
+            self._succeed(sink, now_ns)
+        for name in sorted(before.keys() - self._markets.keys()):
+            for route in self._routes:
+                route.drop(sink.instrument(before[name]), listed=self._list.find(name) is not None, now_ns=now_ns)
+        for route in self._routes:
+            route.carry(self._markets)
+        sink.publish()
+
+    def _register(self, sink: Sink, markets: dict[str, MktPair]) -> dict[str, MktPair]:
+        """Give each instrument its row id; leave out those for which the table has no room."""
+        registered = {}
+        for name, market in markets.items():
+            try:
+                sink.instrument(market)
+            except SegmentError as error:
+                if not self._overfull:
+                    self._log.error("instruments.no_room", error=str(error), wanted=len(markets))
+                self._overfull = True
+            else:
+                registered[name] = market
+        return registered
+
+    def _succeed(self, sink: Sink, now_ns: int) -> None:
+        """Note that what a predecessor had is missing until it is subscribed to again."""
+        for market in self._markets.values():
+            for route in self._routes:
+                route.around.tracks.begin_outage(
+                    sink.instrument(market), GapReason.RESTART, sink.last_received_ns, now_ns
+                )
+
+    def _surroundings(self, venue: LiveVenue, sink: Sink, fetcher: Fetcher, tracks: Tracks) -> Surroundings:
+        return Surroundings(
+            venue=venue,
+            config=self._config,
+            dial=self._seams.dial,
+            fetcher=fetcher,
+            clock=self._clock,
+            rng=self._seams.rng,
+            sink=sink,
+            tracks=tracks,
+        )
