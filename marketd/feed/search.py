@@ -8,6 +8,8 @@ from marketd.fqme import glob_pattern, is_glob
 from marketd.model import MktPair
 from marketd.rpc.messages import SearchHit
 
+# What venues call the same thing by. XBT is what ISO 4217 would call bitcoin, and what Kraken does.
+ALIASES = {"btc": "xbt", "xbt": "btc", "doge": "xdg", "xdg": "doge"}
 GLOB_SCORE = 0.5
 ANY_SCORE = 0.1
 
@@ -23,11 +25,19 @@ def search(markets: Iterable[MktPair], text: str, limit: int, feed: str) -> list
     hits = []
     for market in markets:
         fqme = market.fqme
-        score = (GLOB_SCORE if pattern.fullmatch(fqme) else 0.0) if pattern else _score(fqme, words)
+        score = (GLOB_SCORE if pattern.fullmatch(fqme) else 0.0) if pattern else _score_best(fqme, words)
         if score > 0:
             hits.append(SearchHit(fqme=fqme, type=market.type, feed=feed, score=round(score, 4)))
     hits.sort(key=lambda hit: (-hit.score, hit.fqme))
     return hits[:limit]
+
+
+def _score_best(fqme: str, words: list[str]) -> float:
+    """Try the words as they are, and then under their other names, which is worth a little less."""
+    score = _score(fqme, words)
+    if score or not any(word in ALIASES for word in words):
+        return score
+    return 0.9 * _score(fqme, [ALIASES.get(word, word) for word in words])
 
 
 def _score(fqme: str, words: list[str]) -> float:

@@ -190,6 +190,13 @@ def test_search_finds_by_words_and_globs(text: str, found: list[str]) -> None:
     assert all(0 < hit.score <= 1 for hit in hits)
 
 
+def test_search_finds_an_asset_under_its_other_name_too() -> None:
+    kraken = MktPair(dst="xbt", src="usd", venue="spot", backend="kraken")
+    found = search([kraken, BTC], "btc", 10, "any")
+    assert [hit.fqme for hit in found] == ["btc/usdt.spot.sim", "xbt/usd.spot.kraken"]
+    assert search([kraken], "btc usd kraken", 10, "any")[0].score > 0.5
+
+
 def test_exact_name_scores_highest() -> None:
     other = MktPair(dst="wbtc", src="usdt", venue="spot", backend="sim")
     assert [hit.fqme for hit in search([other, BTC], "btc", 10, "sim")] == ["btc/usdt.spot.sim", "wbtc/usdt.spot.sim"]
