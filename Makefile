@@ -8,7 +8,7 @@
 UV := uv==0.13.9
 READY := .venv/.ready
 BIN := .venv/bin
-BENCHMARKS := ingest ring_latency fanout websocket idle
+BENCHMARKS := ingest ring_latency fanout websocket flood live_feed idle
 PYTEST ?= $(BIN)/python -m pytest
 
 .PHONY: setup run test lint format bench soak clean

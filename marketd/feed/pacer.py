@@ -10,7 +10,7 @@ class Pacer:
 
     def __init__(self, messages_per_s: float) -> None:
         burst = max(1, int(messages_per_s))
-        self._window_s = burst / messages_per_s
+        self._window_s = max(1.0, 1.0 / messages_per_s)
         self._sent_s: deque[float] = deque(maxlen=burst)
 
     def wait_s(self, now_s: float) -> float:

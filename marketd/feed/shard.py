@@ -102,7 +102,8 @@ class Shard:
             contiguous=around.venue.limits.trade_ids == "contiguous",
             succeeds=frozenset(predecessor.instruments) if predecessor is not None else frozenset(),
         )
-        connection = Connection(around, lane, lambda: list(self.markets.values()), self._log)
+        log = self._log.bind(attempt=self._policy.attempt)
+        connection = Connection(around, lane, lambda: list(self.markets.values()), log)
         self.report.connects += 1
         nursery.start_soon(connection.run)
         return connection

@@ -267,7 +267,8 @@ class VenueSource:
         attempt = 0
         while True:
             if self._list.fetched_ns:
-                await self._clock.sleep_until(self._list.fetched_ns + round(self._config.refresh_s * SECOND_NS))
+                fetched_ns = min(self._list.fetched_ns, self._clock.now_ns())  # a clock may have been wrong
+                await self._clock.sleep_until(fetched_ns + round(self._config.refresh_s * SECOND_NS))
             try:
                 await self._fetch_list()
                 attempt = 0

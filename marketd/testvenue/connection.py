@@ -16,7 +16,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from marketd.testvenue import frames
 from marketd.testvenue.counts import StreamCount, VenueCounts
-from marketd.testvenue.faults import Board, spoil, spoil_checksum
+from marketd.testvenue.faults import Active, Board, spoil, spoil_checksum
 from marketd.testvenue.venue import Bye, Channel, Ping, Reply, Say, Session, Venue
 
 TICK_S = 0.05
@@ -66,6 +66,7 @@ class Connection:
         self._later_count = 0
         self._held: list[bytes] = []  # frames of a stall that are to be sent after it
         self._group: list[tuple[StreamCount, bytes]] = []  # messages about to change places
+        self._reorder: Active | None = None  # the fault that gathers them
         self._spoke_ns = self._opened_ns = now()
         self._closed_ns = 0
         self._sent = self._received = 0
@@ -203,7 +204,7 @@ class Connection:
             now_ns = self._now()
             while self._later and self._later[0][0] <= now_ns:
                 self._push(heapq.heappop(self._later)[2])
-            if self._group and not self._board.find("reorder", self.venue.name, self.number):
+            if self._group and not (self._reorder and self._board.is_on(self._reorder)):
                 self._regroup()
             self.say(self.session.tick(now_ns, self._spoke_ns))
             if now_ns - self._opened_ns > self.venue.tuning.connection_max_s * 1e9:
@@ -266,6 +267,7 @@ class Connection:
             count.sent += 1
             self._push(frame)
             return
+        self._reorder = reorder
         self._group.append((count, frame))
         if len(self._group) >= reorder.fault.depth:
             self._group.reverse()

@@ -47,9 +47,9 @@ class VenueProcess:
         """Let faults happen; those without ``after_s`` are on when this returns."""
         self._ask("faults", list(faults))
 
-    def tune(self, venue: str, **numbers: float) -> None:
-        """Change a venue's limits."""
-        self._ask("tuning", {"venue": venue} | numbers)
+    def reset(self) -> None:
+        """End all faults, and set all counts to zero."""
+        self._ask("reset", {})
 
     def state(self) -> dict[str, Any]:
         """Return everything that has happened."""
