@@ -421,6 +421,7 @@ async def test_feed_that_was_replaced_goes_on_in_the_same_stream(tmp_path: Path)
 
 
 async def test_latest_begins_with_the_state_and_merges_what_follows(tmp_path: Path) -> None:
+    """R37: the newest row of each kind is there without a walk through the others, and none is lost in the counts."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 3)) as gateway:
         feed.quote(1, 1.0)
         feed.quote(1, 2.0)
@@ -448,6 +449,7 @@ async def test_latest_begins_with_the_state_and_merges_what_follows(tmp_path: Pa
 
 
 async def test_latest_keeps_to_its_rate_over_all_its_instruments(tmp_path: Path) -> None:
+    """R38: the rate is that of the subscription and not of each of its instruments."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1 << 14, 50)) as gateway:
         client = await gateway.connect()
         await client.call("subscribe", instruments=["*"], contract="latest", rate_hz=10)
