@@ -35,7 +35,8 @@ from backends.live import (
 )
 from marketd.clock import SECOND_NS
 from marketd.errors import WireError
-from marketd.feed.venue import Seams, VenueSource
+from marketd.feed.seams import Seams
+from marketd.feed.venue import VenueSource
 from marketd.feed.websocket import ConnectFailed, HandshakeRefused, WebSocketClosed
 from marketd.http import Headers, HttpError, Response
 from marketd.model import Asset, Flag, GapReason, Kind, MktPair, Side

@@ -28,9 +28,10 @@ from marketd.errors import ConfigError, WireError
 from marketd.feed.budget import Priority
 from marketd.feed.dialogue import Dialogue, Outcome
 from marketd.feed.fetch import Fetcher, FetchFailed
-from marketd.feed.lane import Lane, Tracks
+from marketd.feed.lane import Lane
 from marketd.feed.pacer import Pacer
 from marketd.feed.quiet import QuietWatch, Verdict
+from marketd.feed.tracks import Tracks
 from marketd.feed.websocket import ConnectFailed, HandshakeRefused, WebSocketClosed
 from marketd.http import Response
 from marketd.model import GapReason, MktPair

@@ -8,121 +8,34 @@ Everything on the left may change at any time; the right follows. Nothing that t
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import msgspec
 import structlog
 import trio
 
 from backends.backend import MessageCounts, Sink
-from backends.live import Bucket, ConnectPlan, LiveConfig, LiveVenue, Page, Period, TradesPage
+from backends.live import Bucket, LiveConfig, LiveVenue, Page, Period, TradesPage
 from marketd.clock import SECOND_NS, Clock
 from marketd.errors import MarketdError, SegmentError, WireError
 from marketd.feed.budget import Priority
-from marketd.feed.connection import Dial, Socket, Surroundings
-from marketd.feed.fetch import Client, Fetcher
+from marketd.feed.connection import Surroundings
+from marketd.feed.fetch import Fetcher
 from marketd.feed.gate import RateGate
-from marketd.feed.lane import Tracks
 from marketd.feed.markets import MarketCache, MarketList
 from marketd.feed.qualities import Qualities
 from marketd.feed.route import Route
+from marketd.feed.seams import Seams, real_seams
+from marketd.feed.tracks import Tracks
+from marketd.feed.venue_report import VenueReport
 from marketd.feed.wanted import Wanted
-from marketd.feed.websocket import open_websocket
-from marketd.http import HttpClient
 from marketd.model import GapReason, MktPair
 from marketd.retry import backoff_s
 
 LIST_TIMEOUT_S = 60.0
 LIST_RETRY_S = 60.0  # at most, between two attempts to get the list
-MESSAGE_BYTES_MAX = 4 << 20
-HTTP_CONNECTIONS = 4
 CONNECT_BUCKET = "connect"
 SHOWN_MAX = 20
-
-OpenClient = Callable[[], AbstractAsyncContextManager[Client]]
-Parse = Callable[[list[bytes]], list[MktPair]]
-
-
-class VenueReport(msgspec.Struct, frozen=True):
-    """How a live feed stands with its venue.
-
-    Attributes:
-        wanted, live: instruments that are to be there, and that are, on every address of the venue.
-        pending: subscriptions that are asked for.
-        unknown: names and globs that mean nothing in the venue's list.
-        refused: instruments that the venue does not want to give, and why.
-        connections: open ones.
-        connects, losses, handovers: attempts to connect; connections and attempts that ended; planned replacements.
-        duplicates: rows that came a second time and were dropped.
-        resting_until_ns: budgets that are throttled or banned.
-        listed_ns: when the list of instruments was fetched.
-    """
-
-    wanted: int
-    live: int
-    pending: int
-    unknown: list[str]
-    refused: dict[str, str]
-    connections: int
-    connects: int
-    losses: int
-    handovers: int
-    duplicates: int
-    resting_until_ns: dict[str, int]
-    listed_ns: int
-
-    def trouble(self, now_ns: int) -> str:
-        """Say in one line what is not as it should be; empty when all is well."""
-        parts = []
-        if not self.listed_ns:
-            parts.append("the list of instruments is not known yet")
-        if self.live < self.wanted - len(self.refused):
-            parts.append(f"{self.live} of {self.wanted} instruments live")
-        if self.refused:
-            name, reason = next(iter(self.refused.items()))
-            parts.append(f"{len(self.refused)} refused, {name}: {reason}")
-        if self.unknown:
-            parts.append(f"unknown: {', '.join(self.unknown[:3])}")
-        for bucket, until_ns in self.resting_until_ns.items():
-            parts.append(f"{bucket} throttled for {(until_ns - now_ns) / SECOND_NS:.0f} s")
-        return "; ".join(parts)
-
-
-@dataclass(frozen=True)
-class Seams:
-    """Where a live feed touches the world; tests put fakes here."""
-
-    dial: Dial
-    open_client: OpenClient
-    parse: Callable[[Parse, list[bytes]], Awaitable[list[MktPair]]]
-    rng: random.Random
-
-
-def real_seams(venue: LiveVenue, config: LiveConfig, clock: Clock) -> Seams:
-    """The network, and real dice."""
-
-    def dial(plan: ConnectPlan) -> AbstractAsyncContextManager[Socket]:
-        return open_websocket(
-            plan.url,
-            timeout_s=config.connect_timeout_s,
-            message_bytes_max=MESSAGE_BYTES_MAX,
-            ca_file=config.ca_file,
-            headers=plan.headers,
-        )
-
-    def open_client() -> AbstractAsyncContextManager[Client]:
-        return HttpClient(venue.rest_url, ca_file=config.ca_file, connections=HTTP_CONNECTIONS, clock=clock)
-
-    return Seams(dial, open_client, _parse_in_thread, random.Random())
-
-
-async def _parse_in_thread(parse: Parse, bodies: list[bytes]) -> list[MktPair]:
-    # A list of 2,000 instruments takes some 50 ms, for which no row should have to wait.
-    return await trio.to_thread.run_sync(parse, bodies)
 
 
 class VenueSource:

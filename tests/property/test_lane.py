@@ -8,8 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from marketd.feed.lane import Lane, Tracks
+from marketd.feed.lane import Lane
 from marketd.feed.qualities import Qualities
+from marketd.feed.tracks import Tracks
 from marketd.model import GapReason, Kind, Quality
 from tests.fake_venue import BASE_NS, market, quote_row, trade_row
 from tests.fakes import ListSink
