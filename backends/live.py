@@ -276,6 +276,7 @@ class LiveVenue(Protocol):
     ws_url: str  # base address in use: by it a recording of this feed finds its protocol again
     rest_url: str
     limits: Limits
+    kinds: Sequence[TickKind]  # what its connections bring of the configured ones
     history: History | None
 
     def instrument_requests(self) -> list[HttpRequest]:

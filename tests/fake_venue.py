@@ -32,6 +32,7 @@ from backends.live import (
     Refused,
     Resync,
     Subscribed,
+    TickKind,
 )
 from marketd.clock import SECOND_NS
 from marketd.errors import WireError
@@ -102,6 +103,7 @@ class FakeVenue:
     ws_url: str = "ws://fake.test/ws"
     rest_url: str = "http://fake.test"
     history: None = None
+    kinds: Sequence[TickKind] = ("trade", "quote")
     token: bool = False
     protocols: list[FakeProtocol] = field(default_factory=list)
 

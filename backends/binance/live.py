@@ -65,7 +65,7 @@ class _Binance:
     history: History | None
     _host: Host
     _path: str
-    _kinds: tuple[TickKind, ...]
+    kinds: Sequence[TickKind]
 
     def connect_requests(self) -> list[HttpRequest]:
         """See :class:`backends.live.LiveVenue`: nothing."""
@@ -81,7 +81,7 @@ class _Binance:
 
     def open_protocol(self, sink: Sink, markets: Sequence[MktPair], plan: ConnectPlan) -> BinanceLiveProtocol:
         """See :class:`backends.live.LiveVenue`."""
-        return BinanceLiveProtocol(sink, [_STREAM_TYPES[kind] for kind in self._kinds], self.limits.subscribe_chunk)
+        return BinanceLiveProtocol(sink, [_STREAM_TYPES[kind] for kind in self.kinds], self.limits.subscribe_chunk)
 
     def parse_instruments(self, bodies: list[bytes]) -> list[MktPair]:
         """See :class:`backends.live.LiveVenue`.
@@ -129,16 +129,16 @@ class BinanceSpot(_Binance):
         self.history = BinanceHistory(futures=False)
         self._host = Host(host_of(self.rest_url).backend, futures=False)
         self._path = ""
-        self._kinds = tuple(dict.fromkeys(config.kinds))
+        self.kinds = tuple(dict.fromkeys(config.kinds))
         # https://github.com/binance/binance-spot-api-docs/blob/master/web-socket-streams.md#websocket-limits
         self.limits = Limits(
             streams_per_connection=1024,  # "A single connection can listen to a maximum of 1024 streams."
-            streams_per_instrument=len(self._kinds),
+            streams_per_instrument=len(self.kinds),
             subscribe_chunk=CHUNK,
             messages_per_s=4.0,  # of "5 incoming messages per second", pongs included
             connections_per_window=(300, 300.0),  # "300 connections per attempt every 5 minutes per IP"
             lifetime_s=86_400.0,  # "only valid for 24 hours"
-            quiet_s=_quiet_s(self._kinds),
+            quiet_s=_quiet_s(self.kinds),
             # "rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":6000; 1200 at Binance US,
             # as their exchangeInfo says.
             buckets={"rest": Bucket(1200 if self._host.backend == "binanceus" else 6000, 60.0)},
@@ -164,7 +164,7 @@ class BinanceUsdm(_Binance):
         self.history = BinanceHistory(futures=True)
         self._host = Host("binance", futures=True)
         self._path = f"/{route}"
-        self._kinds = ("trade",) if route == "market" else ("quote",)
+        self.kinds = ("trade",) if route == "market" else ("quote",)
         # https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams
         self.limits = Limits(
             streams_per_connection=1024,
@@ -173,7 +173,7 @@ class BinanceUsdm(_Binance):
             messages_per_s=8.0,  # of "10 incoming messages per second"
             connections_per_window=(300, 300.0),  # spot's: there is no word of such a limit for futures
             lifetime_s=86_400.0,
-            quiet_s=_quiet_s(self._kinds),
+            quiet_s=_quiet_s(self.kinds),
             buckets={"rest": Bucket(2400, 60.0)},  # the same in futures' exchangeInfo
         )
 

@@ -12,7 +12,7 @@ from backends.kraken import wire
 from backends.kraken.connection import SUBSCRIBE_CHUNK, KrakenConnection
 from backends.kraken.history import KrakenHistory
 from backends.kraken.instruments import parse_pairs
-from backends.live import Bucket, ConnectPlan, History, HttpRequest, Limits, LiveConfig, LiveProtocol
+from backends.live import Bucket, ConnectPlan, History, HttpRequest, Limits, LiveConfig, LiveProtocol, TickKind
 from marketd.model import MktPair
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class KrakenSpot:
             # counted for each pair by itself, of which no use is made.
             buckets={"rest": Bucket(1, 1.0)},
         )
-        self._kinds = config.kinds
+        self.kinds: Sequence[TickKind] = config.kinds
 
     def instrument_requests(self) -> list[HttpRequest]:
         """See :class:`backends.live.LiveVenue`."""
@@ -84,7 +84,7 @@ class KrakenSpot:
 
     def open_protocol(self, sink: Sink, markets: Sequence[MktPair], plan: ConnectPlan) -> LiveProtocol:
         """See :class:`backends.live.LiveVenue`."""
-        return KrakenConnection(sink, self._kinds)
+        return KrakenConnection(sink, self.kinds)
 
     def weight_used(self, headers: Mapping[str, str]) -> dict[str, int]:
         """See :class:`backends.live.LiveVenue`: Kraken does not tell."""

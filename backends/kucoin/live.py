@@ -12,7 +12,7 @@ from backends.kucoin.connection import SUBSCRIBE_CHUNK, KucoinConnection
 from backends.kucoin.history import KucoinHistory
 from backends.kucoin.instruments import parse_symbols
 from backends.kucoin.rest import THROTTLED, code_of, read
-from backends.live import Bucket, ConnectPlan, History, HttpRequest, Limits, LiveConfig, LiveProtocol
+from backends.live import Bucket, ConnectPlan, History, HttpRequest, Limits, LiveConfig, LiveProtocol, TickKind
 from marketd.errors import WireError
 from marketd.model import MktPair
 
@@ -56,7 +56,7 @@ class KucoinSpot:
             # 2000 in 30 s from one address for all that is public. The margin is for others behind the same one.
             buckets={"rest": Bucket(1800, _POOL_S)},
         )
-        self._kinds = config.kinds
+        self.kinds: Sequence[TickKind] = config.kinds
         self._forced = bool(config.ws_url)
 
     def instrument_requests(self) -> list[HttpRequest]:
@@ -86,7 +86,7 @@ class KucoinSpot:
 
     def open_protocol(self, sink: Sink, markets: Sequence[MktPair], plan: ConnectPlan) -> LiveProtocol:
         """See :class:`backends.live.LiveVenue`."""
-        return KucoinConnection(sink, self._kinds, plan)
+        return KucoinConnection(sink, self.kinds, plan)
 
     def weight_used(self, headers: Mapping[str, str]) -> dict[str, int]:
         """See :class:`backends.live.LiveVenue`: "gw-ratelimit-limit": 500, "gw-ratelimit-remaining": 300."""

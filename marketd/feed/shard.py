@@ -98,7 +98,7 @@ class Shard:
         lane = Lane(
             around.sink,
             around.tracks,
-            kinds=frozenset(_KINDS[kind] for kind in around.config.kinds),
+            kinds=frozenset(_KINDS[kind] for kind in around.venue.kinds),
             contiguous=around.venue.limits.trade_ids == "contiguous",
             succeeds=frozenset(predecessor.instruments) if predecessor is not None else frozenset(),
         )
