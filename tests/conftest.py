@@ -14,10 +14,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("marketd")
 
-# A shell starts what it runs in the background with SIGINT ignored, and so would be everything that the tests start:
-# Ctrl-C could not be tested.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what it runs in the background with SIGINT ignored, nohup ignores SIGHUP, and so would everything that
+# the tests start: neither Ctrl-C nor a closed terminal could be tested.
+if threading.current_thread() is threading.main_thread():
+    for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_number) is signal.SIG_IGN:
+            signal.signal(_number, _handler)
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
