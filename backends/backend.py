@@ -21,7 +21,8 @@ from marketd.model import GapReason, MktPair, Quality
 from marketd.ring.layout import Row
 
 if TYPE_CHECKING:
-    from backends.live import LiveVenue
+    from backends.live import LiveVenue, TickKind
+    from backends.saved import SavedTrades
 
 RowBlock = npt.NDArray[np.void]  # shape (n,), dtype layout.ROW; the cursor field is the writer's to fill in
 
@@ -114,7 +115,10 @@ class Source(Protocol):
 
     @property
     def url(self) -> str:
-        """The address that its messages come from, by which a recording of them finds its protocol again."""
+        """The address that its messages come from, by which a recording of them finds its protocol again.
+
+        Empty for a source that has no messages to record.
+        """
         ...
 
     def now_ns(self) -> int:
@@ -169,9 +173,12 @@ class Backend:
         open_venues: for a live venue, in place of ``open_source``: makes the venue from that struct, which is then a
             :class:`backends.live.LiveConfig`, and the connection shell is its source. Mostly one; a venue that has
             its streams at several addresses gives one for each, and the first is asked for the instruments.
+        kinds: what the connections of a live venue can bring; a feed that is configured for others is refused.
         url_prefixes: websocket addresses of the venue, by which ``replay`` finds the protocol of a recording.
         open_protocol: makes the venue protocol for one recorded connection: ``(url, metadata, sink)``, where
             ``metadata`` maps REST addresses to recorded bodies that were found beside the recording.
+        recorded: its sources play what was recorded: their clock is what their rows say, and not the machine's.
+        saved_trades: reads the venue's REST answers with trades from a file, which ``replay`` plays like a recording.
     """
 
     name: str
@@ -179,8 +186,11 @@ class Backend:
     config: type[msgspec.Struct]
     open_source: Callable[[Any, Clock], Source] | None = None
     open_venues: Callable[[Any], Sequence[LiveVenue]] | None = None
+    kinds: tuple[TickKind, ...] = ("trade", "quote")
     url_prefixes: tuple[str, ...] = ()
     open_protocol: Callable[[str, Mapping[str, bytes], Sink], VenueProtocol] | None = None
+    recorded: bool = False
+    saved_trades: SavedTrades | None = None
 
     @property
     def live(self) -> bool:

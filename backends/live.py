@@ -30,7 +30,7 @@ from marketd.model import GapReason, MktPair
 if TYPE_CHECKING:
     from marketd.http.messages import Response  # importing it for real would make every client import asks
 
-TickKind = Literal["trade", "quote"]
+TickKind = Literal["trade", "quote", "book"]
 Period: TypeAlias = "int | Literal['trades']"  # seconds of a bar, or the trades themselves
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -42,7 +42,7 @@ class LiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         instruments: what is subscribed to for as long as the feed runs: names and globs, such as `*/usdt.spot.binance`.
             What clients want beyond that comes and goes with them.
-        kinds: `trade`, `quote`, or both.
+        kinds: `trade`, `quote`, `book`, or several of them; which a venue has, its backend declares.
         ws_url: base address of the websockets, in place of the venue's own.
         rest_url: base address of the REST requests, in place of the venue's own.
         ca_file: PEM file with the authorities to trust, in place of the system's.
@@ -349,11 +349,13 @@ class History(Protocol):
     Attributes:
         periods_s: of bars that the venue has, in seconds.
         trades: whether it has trades.
+        trades_by_time: whether these can be asked for by their time, and not only the newest.
         rows_max: of one page, by period.
     """
 
     periods_s: tuple[int, ...]
     trades: bool
+    trades_by_time: bool
 
     def rows_max(self, period: Period) -> int:
         """How many rows one page has at most."""

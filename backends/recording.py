@@ -10,6 +10,7 @@
                                                   lines that begin otherwise are notes
 
 The companions of `binance-futures.ws` are `binance-futures.*.rest`, then `binance.*.rest`: the name up to a hyphen.
+`binance-futures.json`, saved trades (`saved.py`), has the same ones.
 A recorder can be killed while it writes. The last line of a file may therefore be cut; it is left out and counted.
 """
 
@@ -92,7 +93,7 @@ class RecordingReader:
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         try:
-            with _open(self._path) as file:
+            with open_file(self._path) as file:
                 yield from enumerate(file, 1)
         except EOFError:  # a cut gzip file: what was whole has been yielded
             self.truncated = 1
@@ -152,7 +153,7 @@ def read_companions(path: Path) -> dict[str, bytes]:
 
 def companion_paths(path: Path) -> list[Path]:
     """List the companions that exist, those with the most of the recording's name first."""
-    stem = path.name.removesuffix(".gz").removesuffix(".ws")
+    stem = path.name.removesuffix(".gz").removesuffix(".ws").removesuffix(".json")
     parts = stem.split("-")
     prefixes = ["-".join(parts[:count]) for count in range(len(parts), 0, -1)]
     found: list[Path] = []
@@ -217,7 +218,8 @@ def _one_line(payload: bytes) -> bytes:
     return payload.replace(b"\r", b" ").replace(b"\n", b" ") if b"\n" in payload or b"\r" in payload else payload
 
 
-def _open(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading; it is unpacked when its name ends in .gz."""
     return cast(BinaryIO, gzip.open(path, "rb")) if path.name.endswith(".gz") else path.open("rb")
 
 

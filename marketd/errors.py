@@ -62,4 +62,24 @@ class WireError(MarketdError):
 
 
 class RecordingError(MarketdError):
-    """A recording can't be read; the text names the file and the line."""
+    """A recording, or a file of saved trades, can't be read; the text names the file, and where in it."""
+
+
+class StorageError(MarketdError):
+    """The store can't do what was asked of it; the text says of which series or file."""
+
+
+class StorageConnectionError(StorageError):
+    """The store can't be reached: there is no such backend, or its folder can't be read or made."""
+
+
+class SeriesBusy(StorageError):  # noqa: N818 - a state that passes, as a lock's does
+    """Another writer has the series."""
+
+
+class Overlap(StorageError):  # noqa: N818 - nobody's mistake until somebody says which side wins
+    """Rows of the same time are stored already, and nobody said which to keep."""
+
+
+class InputError(MarketdError):
+    """A file that was to be taken in can't be: the text names the file, and the first row that is at fault."""

@@ -18,6 +18,10 @@ AssetType = Literal["crypto", "fiat", "stock", "commodity", "index", "fund", "bo
 InstrumentType = Literal["spot", "perpetual", "future", "option", "stock", "fx", "index", "fund", "unknown"]
 
 
+_WHOLE_LOTS = ("stock", "future", "option", "fund")
+_BY_TYPE = Decimal("NaN")  # in place of a default that depends on another field
+
+
 class Kind(enum.IntEnum):
     """What a row in a tick ring says."""
 
@@ -89,7 +93,8 @@ class MktPair(msgspec.Struct, frozen=True, kw_only=True):
     """An instrument: what is traded (``dst``), what it is paid with (``src``), where, and in which steps.
 
     ``bs_mktid`` is the venue's own id for it and always text. Prices are multiples of ``price_tick``, sizes of
-    ``size_tick``.
+    ``size_tick``. Where that is not given, it is 1 for what is traded in whole lots, as stocks and futures are: some
+    venues name fractions that they then refuse. For all else it is 1E-8.
     """
 
     dst: Asset | str
@@ -100,7 +105,7 @@ class MktPair(msgspec.Struct, frozen=True, kw_only=True):
     type: str = "unknown"
     bs_mktid: str = ""
     price_tick: Decimal = Decimal("0.01")
-    size_tick: Decimal = Decimal("1E-8")
+    size_tick: Decimal = _BY_TYPE
     lot_size: Decimal = Decimal(1)
     contract_size: Decimal = Decimal(1)
     expiry: str = ""
@@ -111,6 +116,10 @@ class MktPair(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("src is an Asset but dst is only a name: give the Asset for dst too")
         if self.type not in get_args(InstrumentType):
             raise ValueError(f"instrument type {self.type!r} is not one of {', '.join(get_args(InstrumentType))}")
+        if self.size_tick is _BY_TYPE:
+            msgspec.structs.force_setattr(
+                self, "size_tick", Decimal(1) if self.type in _WHOLE_LOTS else Decimal("1E-8")
+            )
         for name in ("price_tick", "size_tick", "lot_size", "contract_size"):
             step = getattr(self, name)
             if not isinstance(step, Decimal) or not step.is_finite() or step <= 0:

@@ -65,6 +65,11 @@ class Paths:
         return self.runtime / "marketd.sock"
 
     @property
+    def history_socket(self) -> Path:
+        """Where the history manager answers this instance's gateways."""
+        return self.runtime / "history.sock"
+
+    @property
     def lock(self) -> Path:
         """Locked by the daemon for as long as it runs."""
         return self.runtime / "daemon.lock"
@@ -78,6 +83,11 @@ class Paths:
     def recordings(self) -> Path:
         """Where `marketd record` puts its files."""
         return self.state / "recordings"
+
+    @property
+    def store(self) -> Path:
+        """Stored history, see storage/README.md."""
+        return self.state / "store"
 
     def segment(self, feed: str, what: str) -> Path:
         """A feed's shared memory; ``what`` is ``ring``, ``table`` or ``bells``."""
@@ -105,6 +115,11 @@ class Paths:
 def config_folder(env: Mapping[str, str] = os.environ) -> Path:
     """The user's folder for configuration files."""
     return _xdg(env, "XDG_CONFIG_HOME", ".config")
+
+
+def cache_folder(env: Mapping[str, str] = os.environ) -> Path:
+    """Where things are kept that can be made again, of all instances."""
+    return _systemd(env, "CACHE_DIRECTORY") or _xdg(env, "XDG_CACHE_HOME", ".cache")
 
 
 def _systemd(env: Mapping[str, str], variable: str) -> Path | None:

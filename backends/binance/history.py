@@ -65,7 +65,7 @@ class BinanceHistory:
 
     def __init__(self, *, futures: bool) -> None:
         self.periods_s = tuple(period_s for period_s in _INTERVALS if period_s > 1 or not futures)
-        self.trades = True
+        self.trades = self.trades_by_time = True
         self._futures = futures
 
     def rows_max(self, period: Period) -> int:

@@ -26,8 +26,9 @@ from backends.binance.streams import (
     Stream,
     TradeStream,
 )
+from backends.malformed import Heard
 from marketd.errors import WireError
-from marketd.model import GapReason, MktPair
+from marketd.model import MktPair
 
 _COMBINED = b'{"stream":"'
 _NAME_BEGIN = len(_COMBINED)
@@ -51,9 +52,10 @@ class Reader:
 
     def __init__(self, sink: Sink, time_unit_ns: int) -> None:
         self._sink = sink
-        self._connection = Connection(sink, time_unit_ns)
-        self.counts = self._connection.counts
         self._instruments: dict[str, Instrument] = {}
+        self._heard = Heard(sink, self._instruments)
+        self._connection = Connection(sink, time_unit_ns, self._heard)
+        self.counts = self._connection.counts
         self._streams: dict[bytes, Stream] = {}  # by the first bytes of their combined messages
         self._row_streams: dict[tuple[str, str], Stream] = {}  # by type and symbol
 
@@ -111,6 +113,7 @@ class Reader:
         Raises:
             msgspec.DecodeError: it is no JSON.
         """
+        self._heard.begin(received_ns)
         try:
             probe = wire.decode_probe(payload)
         except msgspec.ValidationError:
@@ -178,17 +181,14 @@ class Reader:
         return instrument
 
     def _note_bad(self, payload: bytes, stream: Stream | None, received_ns: int) -> None:
-        """Count a message that can't be used, and write a gap row if it may have held a row.
-
-        The row says not how many: of trades, the hole in the ids will.
-        """
+        """Count a message that can't be used, and write a gap row if it may have held a row."""
         self.counts.note_bad(payload)
-        instrument = self._suspect(payload) if stream is None else stream.instrument
-        if instrument is not None:
-            from_ns = instrument.trade_ids.last_ns or received_ns
-            self._sink.gap(instrument.number, GapReason.MALFORMED, from_ns, received_ns)
-        elif stream is None:
-            self._sink.gap(0, GapReason.MALFORMED, received_ns, received_ns)
+        if stream is not None:
+            stream.miss(received_ns)
+        elif (instrument := self._suspect(payload)) is not None:
+            self._heard.gap(received_ns, instrument.number, trade_ns=instrument.trade_ns, quote_ns=instrument.quote_ns)
+        else:
+            self._heard.gap(received_ns)
 
     def _suspect(self, payload: bytes) -> Instrument | None:
         """Return the instrument that a broken message seems to be of; None: it may be of any."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from backends.backend import MessageCounts, Sink
 from backends.binance import normalize, wire
+from backends.malformed import Heard
 from marketd.feed.continuity import DUPLICATE, Contiguous, Rising
 from marketd.model import GapReason
 
@@ -25,19 +26,26 @@ class Connection:
 
     sink: Sink
     time_unit_ns: int
+    heard: Heard
     counts: MessageCounts = field(default_factory=MessageCounts)
 
 
 class Instrument:
     """What is known of one instrument on this connection."""
 
-    __slots__ = ("number", "quote_ids", "trade_ids", "trades_from")
+    __slots__ = ("number", "quote_ids", "quote_ns", "trade_ids", "trades_from")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.trade_ids = Contiguous()
         self.quote_ids = Rising()
+        self.quote_ns = 0  # event time of the newest
         self.trades_from = ""  # the type of stream that became rows first
+
+    @property
+    def trade_ns(self) -> int:
+        """Event time of the newest trade."""
+        return self.trade_ids.last_ns
 
 
 class Stream:
@@ -46,20 +54,22 @@ class Stream:
     Attributes:
         name: the type that its messages are counted under.
         decode: reads a combined message.
-        instrument: whose rows are missing when a message can't be used.
     """
 
-    def __init__(self, connection: Connection, name: str, instrument: Instrument | None = None) -> None:
+    def __init__(self, connection: Connection, name: str) -> None:
         self.name = name
         self.decode: Callable[[bytes], wire.Combined[Any]] = wire.decode_combined_other
-        self.instrument = instrument
         self._counts = connection.counts
+        self._heard = connection.heard
         self._sink = connection.sink
         self._time_unit_ns = connection.time_unit_ns
 
     def take(self, message: Any, received_ns: int) -> None:  # noqa: ANN401 - whatever `decode` gives
         """Count one decoded payload."""
         self._drop(self.name)
+
+    def miss(self, received_ns: int) -> None:
+        """Write the gap row of a message that can't be used, if it may have held rows."""
 
     def _drop(self, what: str) -> None:
         unused = self._counts.unused
@@ -70,7 +80,7 @@ class TradeStream(Stream):
     """aggTrade or trade of one instrument."""
 
     def __init__(self, connection: Connection, name: str, instrument: Instrument) -> None:
-        super().__init__(connection, name, instrument)
+        super().__init__(connection, name)
         self.decode = wire.decode_combined_agg_trade if name == "aggTrade" else wire.decode_combined_trade
         self._counts.used.setdefault(name, 0)
         self._of = instrument
@@ -91,6 +101,10 @@ class TradeStream(Stream):
         if self._is_next(row[2], row[0]):
             self._sink.append(row)
             self._counts.used[self.name] += 1
+
+    def miss(self, received_ns: int) -> None:
+        """See :meth:`Stream.miss`. It says not how many are missing: the hole in the ids will."""
+        self._heard.gap(received_ns, self._of.number, trade_ns=self._of.trade_ns)
 
     def _is_next(self, trade_id: int, event_ns: int) -> bool:
         """Whether the trade is new; report what is missing before it."""
@@ -114,7 +128,7 @@ class QuoteStream(Stream):
     """bookTicker of one instrument."""
 
     def __init__(self, connection: Connection, name: str, instrument: Instrument) -> None:
-        super().__init__(connection, name, instrument)
+        super().__init__(connection, name)
         self.decode = wire.decode_combined_book_ticker
         self._counts.used.setdefault(name, 0)
         self._of = instrument
@@ -125,12 +139,18 @@ class QuoteStream(Stream):
         Raises:
             WireError: it can't be used.
         """
-        row = normalize.quote(message, self._of.number, received_ns, self._time_unit_ns)
-        if not self._of.quote_ids.accept(row[2]):
+        instrument = self._of
+        row = normalize.quote(message, instrument.number, received_ns, self._time_unit_ns)
+        if not instrument.quote_ids.accept(row[2]):
             self._drop("stale")
             return
         self._sink.append(row)
+        instrument.quote_ns = row[0]
         self._counts.used[self.name] += 1
+
+    def miss(self, received_ns: int) -> None:
+        """See :meth:`Stream.miss`."""
+        self._heard.gap(received_ns, self._of.number, quote_ns=self._of.quote_ns)
 
 
 class AllQuotesStream(Stream):
@@ -148,6 +168,10 @@ class AllQuotesStream(Stream):
             self._counts.unknown += 1
         else:
             stream.take(message, received_ns)
+
+    def miss(self, received_ns: int) -> None:
+        """See :meth:`Stream.miss`: of any instrument."""
+        self._heard.gap(received_ns)
 
 
 class NoticeStream(Stream):

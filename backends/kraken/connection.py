@@ -14,12 +14,14 @@ import msgspec
 
 from backends.backend import Sink
 from backends.kraken import wire
+from backends.kraken.book import DEPTH
 from backends.kraken.instruments import v2_symbol
 from backends.kraken.protocol import KrakenProtocol
-from backends.live import Event, Maintenance, Pong, TickKind
+from backends.kraken.streams import Instrument
+from backends.live import Event, Maintenance, Pong, Resync, TickKind
 from backends.subscriptions import Subscriptions
 from marketd.clock import SECOND_NS
-from marketd.model import MktPair
+from marketd.model import GapReason, MktPair
 
 SUBSCRIBE_CHUNK = 100  # Kraken names no limit
 # A connection without subscriptions gets no heartbeats, and is closed after about a minute of silence; see
@@ -31,6 +33,7 @@ PING_NS = 30 * SECOND_NS
 _PARAMS: dict[TickKind, dict[str, object]] = {
     "trade": {"channel": "trade", "snapshot": False},
     "quote": {"channel": "ticker", "event_trigger": "bbo", "snapshot": True},
+    "book": {"channel": "book", "depth": DEPTH, "snapshot": True},
 }
 _ALREADY = "Already subscribed"
 _encode = msgspec.json.Encoder().encode
@@ -127,12 +130,19 @@ class KrakenConnection(KrakenProtocol):
         symbol = reply.result.symbol or reply.symbol
         streams = {_stream(kind, symbol) for kind in self._kinds}
         if reply.success or reply.error == _ALREADY:
+            if _stream("book", symbol) in self._subscriptions.streams_of(reply.req_id):
+                self._rows.expect_book(symbol, DEPTH)
             self._subscriptions.acked(reply.req_id, streams)
         elif not symbol:
             self._subscriptions.missed(reply.req_id)
         elif streams & self._subscriptions.streams_of(reply.req_id).keys():
             self._rows.remove(symbol)
             self._subscriptions.refused(self._fqmes[symbol], reply.error)
+
+    def _lose_book(self, instrument: Instrument, reason: GapReason, received_ns: int) -> None:
+        """Have the instrument made anew: with its book it gives up all of its rows, as the port wants it."""
+        self._rows.remove(instrument.symbol)
+        self._events.append(Resync(self._fqmes[instrument.symbol], reason))
 
     def _status_changed(self, system: str) -> None:
         """Take the state of the trading engine; in those other than these two there is data, if no trades.

@@ -42,6 +42,7 @@ class KrakenHistory:
 
     periods_s: tuple[int, ...] = _PERIODS_S
     trades = True
+    trades_by_time = True
 
     def rows_max(self, period: Period) -> int:
         """See :class:`backends.live.History`. One candle of a page is always the forming one."""

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backends.kraken import wire
+from backends.kraken.rest_names import split_rest_name
 from marketd.errors import WireError
 from marketd.model import Asset, AssetType, MktPair
 
@@ -42,9 +43,10 @@ _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 @dataclass
 class Directory:
-    """The instruments by `wsname`. Empty when nobody has recorded or asked for the venue's list."""
+    """The instruments by `wsname` and by REST's ids. Empty when nobody has recorded or asked for the venue's list."""
 
     markets: dict[str, MktPair] = field(default_factory=dict)
+    rest: dict[str, MktPair] = field(default_factory=dict)
 
     def find(self, wsname: str) -> MktPair | None:
         """Return what the venue says of a pair, or a guess where nobody knows its list; None for what can't be one."""
@@ -52,6 +54,16 @@ class Directory:
         if known is not None or self.markets:
             return known
         return guess(wsname) if _PAIR.fullmatch(wsname) else None
+
+    def find_rest(self, name: str) -> MktPair | None:
+        """Return what the venue says of a pair under REST's id, or a guess; None for what can't be a pair.
+
+        REST answers for the pair, so it exists, even where a list of another day does not know it.
+        """
+        if name in self.rest:
+            return self.rest[name]
+        wsname = wsname_of(name if "/" in name else split_rest_name(name) or "")
+        return self.markets.get(wsname) or (guess(wsname) if _PAIR.fullmatch(wsname) else None)
 
 
 def v2_symbol(wsname: str) -> str:
@@ -77,7 +89,8 @@ def read_directory(metadata: Mapping[str, bytes]) -> Directory:
     """
     for url, body in metadata.items():
         if urlsplit(url).path.endswith("/AssetPairs"):
-            return Directory({market.bs_mktid: market for market in parse_pairs(body)})
+            rest = _listed(body)
+            return Directory({market.bs_mktid: market for market in rest.values()}, rest)
     return Directory()
 
 
@@ -89,18 +102,25 @@ def parse_pairs(body: bytes, assets: bytes | None = None) -> list[MktPair]:
     Raises:
         WireError: one of them is no such answer, or says that the request failed.
     """
-    pairs = _result("AssetPairs", wire.decode_pairs, body)
-    known = {} if assets is None else _result("Assets", wire.decode_assets, assets)
-    decimals = {name: asset.decimals for name, asset in known.items()}
-    return [
-        _market(pair, decimals) for pair in pairs.values() if _PAIR.fullmatch(pair.wsname) and pair.status not in _GONE
-    ]
+    return list(_listed(body, assets).values())
 
 
 def guess(wsname: str) -> MktPair:
     """Take the names for what they are; ``dst`` stays plain text: the instrument is not resolved."""
     dst, _, src = wsname.partition("/")
     return MktPair(dst=_name(dst), src=_name(src), venue=VENUE, backend=BACKEND, type="spot", bs_mktid=wsname)
+
+
+def _listed(body: bytes, assets: bytes | None = None) -> dict[str, MktPair]:
+    """Read the instruments of an AssetPairs answer by REST's ids."""
+    pairs = _result("AssetPairs", wire.decode_pairs, body)
+    known = {} if assets is None else _result("Assets", wire.decode_assets, assets)
+    decimals = {name: asset.decimals for name, asset in known.items()}
+    return {
+        name: _market(pair, decimals)
+        for name, pair in pairs.items()
+        if _PAIR.fullmatch(pair.wsname) and pair.status not in _GONE
+    }
 
 
 def _result(what: str, decode: Callable[[bytes], wire.Answer[T]], body: bytes) -> T:

@@ -16,16 +16,17 @@ import msgspec
 from backends.backend import MessageCounts, Sink, VenueProtocol
 from backends.kraken import normalize, wire
 from backends.kraken.instruments import read_directory, wsname_of
-from backends.kraken.streams import Rows
+from backends.kraken.streams import Instrument, Rows
 from backends.kraken.v1 import KrakenV1Protocol
 from marketd.errors import WireError
-from marketd.model import MktPair
+from marketd.model import GapReason, MktPair
 
 _CHANNEL = b'{"channel":"'
 _NAME_BEGIN = len(_CHANNEL)
 _METHOD = b'{"method":"'
 _UNUSABLE = (msgspec.MsgspecError, WireError, RecursionError, UnicodeDecodeError)
-_ROW_CHANNELS = ("trade", "ticker")
+_BOOK = "book"
+_ROW_CHANNELS = ("trade", "ticker", _BOOK)
 _SYMBOL = re.compile(rb'"symbol"\s*:\s*"([^"\\]{1,40})"')
 _SEARCHED_BYTES = 65_536  # of a bad message, for symbols in it
 _HEARTBEAT = b'{"channel":"heartbeat"}'
@@ -53,10 +54,12 @@ class KrakenProtocol:
     """
 
     def __init__(self, sink: Sink, find: Callable[[str], MktPair | None]) -> None:
+        self._sink = sink
         self._rows = Rows(sink, find)
         self._takers: dict[bytes, Callable[[bytes, int], None]] = {
             _CHANNEL + b"trade": self._take_trades,
             _CHANNEL + b"ticker": self._take_tickers,
+            _CHANNEL + b"book": self._take_books,
             _CHANNEL + b"status": self._take_status,
             _METHOD + b"subscribe": self._take_reply,
             _METHOD + b"unsubscribe": self._take_reply,
@@ -89,6 +92,13 @@ class KrakenProtocol:
         """Take an answer to a request; of a recording nobody knows what it was."""
         if reply.success and reply.method == "subscribe" and reply.result.channel in _ROW_CHANNELS:
             self._rows.instrument(reply.result.symbol)
+            if reply.result.channel == _BOOK:
+                self._rows.expect_book(reply.result.symbol, reply.result.depth)
+
+    def _lose_book(self, instrument: Instrument, reason: GapReason, received_ns: int) -> None:
+        """Take it that an instrument's book is wrong; of a recording there is none until its next snapshot."""
+        from_ns = min(instrument.book.last_ns or received_ns, received_ns)
+        self._sink.gap(instrument.number, reason, from_ns, received_ns)
 
     def _status_changed(self, system: str) -> None:
         """Take the state of the trading engine."""
@@ -118,14 +128,24 @@ class KrakenProtocol:
             rows.append((instrument, normalize.quote(ticker, number, received_ns, flags)))
         self._rows.take_quotes("ticker", rows, times=bool(message.data) and message.data[0].timestamp is not None)
 
+    def _take_books(self, payload: bytes, received_ns: int) -> None:
+        message: wire.Message[wire.Book] = wire.decode_books(payload)
+        snapshot = message.type == "snapshot"
+        changes = [(book.symbol, normalize.change(book, received_ns, snapshot=snapshot)) for book in message.data]
+        found = [(self._rows.instrument(symbol), change) for symbol, change in changes]
+        for instrument, reason in self._rows.take_books(payload, found):
+            self._lose_book(instrument, reason, received_ns)
+
     def _take_status(self, payload: bytes, received_ns: int) -> None:
         message: wire.Message[wire.Status] = wire.decode_statuses(payload)
+        self._rows.heard.begin(received_ns)
         self._rows.drop("status")
         for status in message.data:
             self._status_changed(status.system)
 
     def _take_reply(self, payload: bytes, received_ns: int) -> None:
         reply: wire.Reply = wire.decode_reply(payload)
+        self._rows.heard.begin(received_ns)
         self._rows.drop("ack" if reply.success else "error")
         self._replied(reply)
 
@@ -154,7 +174,7 @@ class KrakenProtocol:
     def _note_bad(self, payload: bytes, received_ns: int) -> None:
         if _may_have_rows(payload):
             symbols = {match.decode(errors="replace") for match in _SYMBOL.findall(payload, 0, _SEARCHED_BYTES)}
-            self._rows.note_bad(payload, symbols, received_ns)
+            self._rows.note_bad(payload, _channel(payload), symbols, received_ns)
         else:
             self.counts.note_bad(payload)
 
@@ -170,5 +190,11 @@ def _may_have_rows(payload: bytes) -> bool:
     """Whether a message that can't be used may have been one with rows."""
     if not payload.startswith(_CHANNEL):
         return not payload.startswith((_METHOD, b'{"error":'))
-    name = payload[_NAME_BEGIN : payload.find(b'"', _NAME_BEGIN)]
-    return name.decode(errors="replace") not in wire.ROWLESS_CHANNELS
+    return _channel(payload) not in wire.ROWLESS_CHANNELS
+
+
+def _channel(payload: bytes) -> str:
+    """Read the channel at the beginning of a message; empty where there is none."""
+    if not payload.startswith(_CHANNEL):
+        return ""
+    return payload[_NAME_BEGIN : payload.find(b'"', _NAME_BEGIN)].decode(errors="replace")

@@ -56,16 +56,16 @@ class KrakenV1Protocol:
             if payload.startswith(b"["):
                 self._take_data(payload, channel, pair, received_ns)
             else:
-                self._take_event(payload)
+                self._take_event(payload, received_ns)
         except _UNUSABLE:
             if channel in wire.V1_ROWLESS_CHANNELS or payload.startswith(b'{"event":'):
                 self.counts.note_bad(payload)
             else:
-                self._rows.note_bad(payload, {pair}, received_ns)
+                self._rows.note_bad(payload, channel, {pair}, received_ns)
 
     def _take_data(self, payload: bytes, channel: str, pair: str, received_ns: int) -> None:
         if channel not in _ROW_CHANNELS:
-            wire.decode_v1_list(payload)
+            wire.decode_list(payload)
             if channel in wire.V1_ROWLESS_CHANNELS:
                 self._rows.drop(channel)
             else:
@@ -82,7 +82,8 @@ class KrakenV1Protocol:
             row = normalize.v1_quote(ticker, number, received_ns)
             self._rows.take_quotes(channel, [(instrument, row)], times=False)
 
-    def _take_event(self, payload: bytes) -> None:
+    def _take_event(self, payload: bytes, received_ns: int) -> None:
+        self._rows.heard.begin(received_ns)
         probe = wire.decode_probe(payload)
         if not isinstance(probe.event, str) or probe.event not in wire.V1_EVENTS:
             self.counts.unknown += 1

@@ -7,13 +7,14 @@ REST:         https://docs.kraken.com/api-reference/market-data/get-ohlc-data an
 The documents moved there in 2026 from docs.kraken.com/api/docs. They now describe a "unified" websocket as well
 (uws.kraken.com), whose trades are of derivatives only so far, so v2 is what spot speaks.
 
-v2 sends prices and quantities as JSON numbers, v1 and REST as text. Both are read straight into floats.
+v2 sends prices and quantities as JSON numbers, v1 and REST as text. Both are read straight into floats, but for those
+of books, whose very digits matter.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import field
@@ -61,6 +62,35 @@ class Ticker(msgspec.Struct, frozen=True, gc=False):
     timestamp: str | None = None
 
 
+class Level(msgspec.Struct, frozen=True, gc=False):
+    """One level of a book: the text of two JSON numbers, "pushed onto the wire containing full precision"."""
+
+    price: msgspec.Raw
+    qty: msgspec.Raw
+
+
+# A book has 1,000 levels a side at most. No update of it has more, and to sort a million takes too long.
+_Levels = Annotated[list[Level], msgspec.Meta(max_length=1000)]
+
+
+class Book(msgspec.Struct, frozen=True, gc=False):
+    """All levels of a book, or those that have changed, of `book`.
+
+    .../spot-websocket-v2/book::
+
+        {"channel":"book","type":"update","data":[{"symbol":"MATIC/USD","bids":[{"price":0.5657,"qty":1098.3947558}],
+         "asks":[],"checksum":2114181697,"timestamp":"2023-10-06T17:35:55.440295Z"}]}
+
+    In the documents a snapshot has no `timestamp`.
+    """
+
+    symbol: str
+    checksum: int
+    bids: _Levels = []
+    asks: _Levels = []
+    timestamp: str | None = None
+
+
 Data = TypeVar("Data")
 
 
@@ -84,10 +114,11 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """What a request was about."""
+    """What a request was about; ``depth`` is that of a book, 10 unless asked for otherwise."""
 
     channel: str = ""
     symbol: str = ""
+    depth: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -132,12 +163,14 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - generic
 
 decode_trades = _decoder(Message[Trade]).decode
 decode_tickers = _decoder(Message[Ticker]).decode
+decode_books = _decoder(Message[Book]).decode
 decode_statuses = _decoder(Message[Status]).decode
 decode_reply = _decoder(Reply).decode
 decode_probe = _decoder(Probe).decode
+decode_list = _decoder(list[msgspec.Raw]).decode  # of anything
 
 # Channels that are recognised and never become rows. https://docs.kraken.com/exchange/api-reference/spot-websocket-v2/
-ROWLESS_CHANNELS = ("heartbeat", "status", "book", "level3", "ohlc", "instrument")
+ROWLESS_CHANNELS = ("heartbeat", "status", "level3", "ohlc", "instrument")
 
 
 # --- websocket v1 -------------------------------------------------------------------------------------------
@@ -184,7 +217,6 @@ V1_ROWLESS_CHANNELS = ("book", "ohlc", "spread")
 decode_v1_trades = _decoder(tuple[int, list[V1Trade], str, str]).decode
 decode_v1_ticker = _decoder(tuple[int, V1Ticker, str, str]).decode
 decode_v1_event = _decoder(V1Event).decode
-decode_v1_list = _decoder(list[msgspec.Raw]).decode
 
 
 # --- REST ---------------------------------------------------------------------------------------------------
@@ -230,6 +262,13 @@ class Errors(msgspec.Struct, frozen=True):
     error: list[str] = []
 
 
+class SavedAnswer(msgspec.Struct, frozen=True):
+    """The same, where it must be told from other venues' answers."""
+
+    error: list[str]
+    result: dict[str, msgspec.Raw] = {}
+
+
 # [time, open, high, low, close, vwap, volume, count]; time is the candle's begin in seconds:
 # {"error":[],"result":{"XXBTZUSD":[[1688671200,"30306.1","30306.2","30305.7","30305.7","30306.1","3.39243896",23]],
 #  "last":1688672160}}
@@ -246,4 +285,6 @@ decode_page = _decoder(Answer[dict[str, msgspec.Raw]]).decode
 decode_errors = _decoder(Errors).decode
 decode_candles = _decoder(list[Candle]).decode
 decode_rest_trades = _decoder(list[RestTrade]).decode
+decode_rest_trade = _decoder(RestTrade).decode
+decode_saved = _decoder(SavedAnswer).decode
 decode_last = _decoder(int).decode

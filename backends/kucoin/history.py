@@ -43,6 +43,7 @@ class KucoinHistory:
 
     periods_s: tuple[int, ...] = tuple(_TYPES)
     trades = True
+    trades_by_time = False
 
     def rows_max(self, period: Period) -> int:
         """See :class:`backends.live.History`."""

@@ -15,8 +15,9 @@ from backends.backend import MessageCounts, Sink, VenueProtocol
 from backends.kucoin import wire
 from backends.kucoin.instruments import read_directory
 from backends.kucoin.streams import Instrument, QuoteStream, Stream, TradeStream
+from backends.malformed import Heard
 from marketd.errors import WireError
-from marketd.model import GapReason, MktPair
+from marketd.model import MktPair
 
 _BEGIN = b'{"topic":"'
 _TOPIC = b'"topic":"'
@@ -54,6 +55,7 @@ class KucoinProtocol:
         self._sink = sink
         self._find = find
         self._instruments: dict[str, Instrument] = {}
+        self._heard = Heard(sink, self._instruments)
         self._streams: dict[bytes, Stream] = {}  # by topic
 
     def data_to_send(self) -> list[bytes]:
@@ -88,6 +90,7 @@ class KucoinProtocol:
         except _UNUSABLE:
             self._note_bad(payload, None, received_ns)
             return None
+        self._heard.begin(received_ns)
         stream = self._find_stream(probe.topic) if isinstance(probe.topic, str) else None
         if stream is not None:
             return stream
@@ -107,11 +110,9 @@ class KucoinProtocol:
             kind = _KINDS.get(prefix)
             if kind is None:
                 name = wire.TOPICS.get(prefix)
-                stream = Stream(self._sink, self.counts, name) if name is not None else None
-            else:
-                instrument = self._instrument(symbol)
-                name = wire.TOPICS[prefix]
-                stream = kind(self._sink, self.counts, name, instrument) if instrument is not None else None
+                stream = Stream(self._sink, self.counts, self._heard, name) if name is not None else None
+            elif (instrument := self._instrument(symbol)) is not None:
+                stream = kind(self._sink, self.counts, self._heard, wire.TOPICS[prefix], instrument)
             if stream is not None and len(self._streams) < _STREAMS_MAX:
                 self._streams[key] = stream
         return stream
@@ -127,12 +128,10 @@ class KucoinProtocol:
     def _note_bad(self, payload: bytes, stream: Stream | None, received_ns: int) -> None:
         """Count a message that can't be used, and write a gap row if it may have held a row."""
         self.counts.note_bad(payload)
-        if stream is None:
-            if not payload.startswith(_REPLY_BEGINNING):
-                self._sink.gap(0, GapReason.MALFORMED, received_ns, received_ns)
-        elif stream.instrument is not None:
-            from_ns = min(stream.instrument.last_ns or received_ns, received_ns)
-            self._sink.gap(stream.instrument.number, GapReason.MALFORMED, from_ns, received_ns)
+        if stream is not None:
+            stream.miss(received_ns)
+        elif not payload.startswith(_REPLY_BEGINNING):
+            self._heard.gap(received_ns)
 
 
 def _topic(payload: bytes) -> bytes:

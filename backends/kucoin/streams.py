@@ -18,6 +18,7 @@ from typing import Any
 
 from backends.backend import MessageCounts, Sink
 from backends.kucoin import normalize, wire
+from backends.malformed import Heard
 from marketd.feed.continuity import Rising
 from marketd.model import GapReason
 
@@ -27,13 +28,14 @@ REMEMBERED = 64  # newest trades of an instrument, to tell doubles from late one
 class Instrument:
     """What is known of one instrument on this connection."""
 
-    __slots__ = ("active", "last_ns", "number", "quotes", "quotes_from", "recent", "sequence")
+    __slots__ = ("active", "number", "quote_ns", "quotes", "quotes_from", "recent", "sequence", "trade_ns")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.active = True  # False: unsubscribed, and what still comes makes no rows
         self.sequence = -1  # of the newest trade
-        self.last_ns = 0  # event time of the newest trade
+        self.trade_ns = 0  # event time of the newest trade
+        self.quote_ns = 0  # event time of the newest quote
         self.recent: deque[int] = deque(maxlen=REMEMBERED)
         self.quotes = Rising()
         self.quotes_from = ""  # the topic that became rows first
@@ -45,19 +47,21 @@ class Stream:
     Attributes:
         name: the type that its messages are counted under.
         decode: reads a message.
-        instrument: whose rows are missing when a message can't be used.
     """
 
-    def __init__(self, sink: Sink, counts: MessageCounts, name: str, instrument: Instrument | None = None) -> None:
+    def __init__(self, sink: Sink, counts: MessageCounts, heard: Heard, name: str) -> None:
         self.name = name
         self.decode: Callable[[bytes], wire.Message[Any]] = wire.decode_other
-        self.instrument = instrument
         self._sink = sink
         self._counts = counts
+        self._heard = heard
 
     def take(self, message: Any, received_ns: int) -> None:  # noqa: ANN401 - whatever `decode` gives
         """Count one decoded payload."""
         self._drop(self.name)
+
+    def miss(self, received_ns: int) -> None:
+        """Write the gap row of a message that can't be used, if it may have held rows."""
 
     def _drop(self, what: str) -> None:
         unused = self._counts.unused
@@ -71,8 +75,8 @@ class Stream:
 class TradeStream(Stream):
     """Trades of one instrument."""
 
-    def __init__(self, sink: Sink, counts: MessageCounts, name: str, instrument: Instrument) -> None:
-        super().__init__(sink, counts, name, instrument)
+    def __init__(self, sink: Sink, counts: MessageCounts, heard: Heard, name: str, instrument: Instrument) -> None:
+        super().__init__(sink, counts, heard, name)
         self.decode = wire.decode_match
         self._of = instrument
 
@@ -90,10 +94,14 @@ class TradeStream(Stream):
         if row[2] <= of.sequence and not self._goes_on_anew(row[2], row[0]):
             return
         of.sequence = row[2]
-        of.last_ns = row[0]
+        of.trade_ns = row[0]
         of.recent.append(row[2])
         self._sink.append(row)
         self._use()
+
+    def miss(self, received_ns: int) -> None:
+        """See :meth:`Stream.miss`."""
+        self._heard.gap(received_ns, self._of.number, trade_ns=self._of.trade_ns)
 
     def _goes_on_anew(self, sequence: int, event_ns: int) -> bool:
         """Judge a trade whose sequence does not go up; whether it is written all the same.
@@ -104,11 +112,11 @@ class TradeStream(Stream):
         of = self._of
         if sequence in of.recent:
             self._drop("duplicate")
-        elif event_ns <= of.last_ns:
-            self._sink.gap(of.number, GapReason.SEQUENCE, event_ns, of.last_ns, 1)
+        elif event_ns <= of.trade_ns:
+            self._sink.gap(of.number, GapReason.SEQUENCE, event_ns, of.trade_ns, 1)
             self._drop("late")
         else:
-            self._sink.gap(of.number, GapReason.SEQUENCE, of.last_ns, event_ns)
+            self._sink.gap(of.number, GapReason.SEQUENCE, of.trade_ns, event_ns)
             return True
         return False
 
@@ -116,8 +124,8 @@ class TradeStream(Stream):
 class QuoteStream(Stream):
     """Quotes of one instrument, of either topic."""
 
-    def __init__(self, sink: Sink, counts: MessageCounts, name: str, instrument: Instrument) -> None:
-        super().__init__(sink, counts, name, instrument)
+    def __init__(self, sink: Sink, counts: MessageCounts, heard: Heard, name: str, instrument: Instrument) -> None:
+        super().__init__(sink, counts, heard, name)
         level1 = name == wire.TOPICS[wire.LEVEL1]
         self.decode = wire.decode_level1 if level1 else wire.decode_ticker
         self._normalize = normalize.level1 if level1 else normalize.ticker
@@ -141,4 +149,9 @@ class QuoteStream(Stream):
         else:
             of.quotes_from = self.name
             self._sink.append(row)
+            of.quote_ns = row[0]
             self._use()
+
+    def miss(self, received_ns: int) -> None:
+        """See :meth:`Stream.miss`."""
+        self._heard.gap(received_ns, self._of.number, quote_ns=self._of.quote_ns)

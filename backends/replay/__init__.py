@@ -1,4 +1,4 @@
-"""Plays recordings of a venue through that venue's own protocol, in the recording's own time."""
+"""Plays recordings through their venues' own protocols, and saved trades, all in their own time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from backends.replay.source import ReplayConfig, ReplaySource
 
 BACKEND = Backend(
     name="replay",
-    description="recorded websocket traffic, played through the venue's protocol at any speed",
+    description="recorded websocket traffic, played through the venue's protocol, or saved REST trades, at any speed",
     config=ReplayConfig,
     open_source=ReplaySource,
+    recorded=True,
 )

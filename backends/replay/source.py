@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 import msgspec
 import trio
 
-from backends import recording
-from backends.backend import NAMES, Backend, MessageCounts, Sink, VenueProtocol, load
-from backends.recording import Entry, RecordingReader
+from backends.backend import MessageCounts, Sink
 from backends.replay.gate import Gate
+from backends.replay.recorded import RecordedTrack
+from backends.replay.saved import SavedTrack
+from backends.replay.track import Moment, Track
+from backends.saved import is_saved
 from marketd.clock import Clock, RecordingClock
-from marketd.errors import RecordingError
-from marketd.model import GapReason, MktPair, Quality
+from marketd.model import MktPair, Quality
 
 BATCH_MESSAGES = 128  # between two turns of the event loop when there is no time to wait for
 
@@ -26,7 +27,7 @@ class ReplayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A replay feed's table.
 
     Attributes:
-        files: recordings; several are merged by time.
+        files: recordings, and saved REST trades; several are merged by time.
         speed: how many recorded seconds pass in one of ours, or ``max``: as fast as the machine can.
         wait_client: begin at the first subscription and not at once.
     """
@@ -51,13 +52,13 @@ class ReplaySource:
     through the protocols once more, to bring them to the same state, but not into the ring.
 
     Raises:
-        RecordingError: a file is no recording, or of a venue that no backend knows.
+        RecordingError: a file is nothing that can be played, or of a venue that no backend knows.
     """
 
     def __init__(self, config: ReplayConfig, _machine_clock: Clock | None = None) -> None:
         self._at_max = config.speed == "max"
         self._clock = RecordingClock(math.inf if config.speed == "max" else config.speed)
-        self._tracks = [Track(Path(name)) for name in config.files]
+        self._tracks = [open_track(Path(name)) for name in config.files]
         self._gate: Gate | None = None
         self._begun = trio.Event()
         if not config.wait_client:
@@ -65,8 +66,8 @@ class ReplaySource:
 
     @property
     def url(self) -> str:
-        """See :class:`backends.backend.Source`; of the first file."""
-        return self._tracks[0].reader.url
+        """See :class:`backends.backend.Source`; of the first recording."""
+        return next((track.url for track in self._tracks if track.url), "")
 
     def now_ns(self) -> int:
         """See :class:`backends.backend.Source`."""
@@ -85,118 +86,73 @@ class ReplaySource:
         raise NotImplementedError("a replay has no outages but the recorded ones")
 
     def counts(self) -> MessageCounts:
-        """See :class:`backends.backend.Source`; ``unused.truncated`` counts cut last lines."""
+        """See :class:`backends.backend.Source`."""
         total = MessageCounts()
         for track in self._tracks:
-            for counts in (*track.past_counts, track.protocol.counts if track.protocol else MessageCounts()):
-                total.add(counts)
-        truncated = sum(track.reader.truncated for track in self._tracks)
-        if truncated:
-            total.unused["truncated"] = truncated
+            total.add(track.counts())
         return total
 
     async def run(self, sink: Sink) -> None:
         """See :class:`backends.backend.Source`."""
         gate = self._gate = Gate(sink)
         for track in self._tracks:
-            track.open(track.reader.url, gate)
+            track.open(gate)
         sink.publish()
         await self._begun.wait()
-        entries = heapq.merge(*(track.entries() for track in self._tracks), key=_time)
-        first = await self._skip(entries, sink.last_received_ns)
+        moments = heapq.merge(*(track.moments() for track in self._tracks), key=_time)
+        first = await self._skip(moments, sink.last_received_ns)
         if first is not None:
             gate.open()
             sink.quality(0, Quality.OK)
-            await self._play(first, entries, sink)
+            await self._play(first, moments, sink)
         sink.quality(0, Quality.STALE)
         sink.publish()
 
-    async def _skip(self, entries: Iterator[tuple[Entry, Track]], until_ns: int) -> tuple[Entry, Track] | None:
-        """Take what a predecessor has written already; return the first entry after it."""
-        for number, (entry, track) in enumerate(entries):
-            if entry.time_ns > until_ns:
-                return entry, track
-            track.take(entry)
+    async def _skip(self, moments: Iterator[Moment], until_ns: int) -> Moment | None:
+        """Take what a predecessor has written already; return the first moment after it."""
+        for number, moment in enumerate(moments):
+            if moment.time_ns > until_ns:
+                return moment
+            moment.take()
             if number % BATCH_MESSAGES == 0:
                 await trio.lowlevel.checkpoint()
         return None
 
-    async def _play(self, first: tuple[Entry, Track], entries: Iterator[tuple[Entry, Track]], sink: Sink) -> None:
-        """Take each entry when its time comes.
+    async def _play(self, moment: Moment, moments: Iterator[Moment], sink: Sink) -> None:
+        """Take each moment when its time comes.
 
         Rows are published only where the recorded time moves on, so that a successor which reads "everything up to
         this time is in the ring" is right.
         """
-        entry, track = first
-        self._clock.begin(entry.time_ns)
-        reached_ns, unpublished = entry.time_ns, 0
+        self._clock.begin(moment.time_ns)
+        reached_ns, unpublished = moment.time_ns, 0
         while True:
-            if entry.what == recording.RECEIVED and sink.recording:
-                sink.message(entry.payload, entry.time_ns)
-            track.take(entry)
+            if moment.message is not None and sink.recording:
+                sink.message(moment.message, moment.time_ns)
+            moment.take()
             unpublished += 1
-            following = next(entries, None)
+            following = next(moments, None)
             if following is None:
                 await self._clock.sleep_until(reached_ns)  # at full speed the clock lags behind within a batch
                 return
-            entry, track = following
-            if entry.time_ns > reached_ns:
-                late = self._at_max or self._clock.now_ns() >= entry.time_ns
+            moment = following
+            if moment.time_ns > reached_ns:
+                late = self._at_max or self._clock.now_ns() >= moment.time_ns
                 if not late or unpublished >= BATCH_MESSAGES:
                     sink.publish()
-                    await self._clock.sleep_until(entry.time_ns)
+                    await self._clock.sleep_until(moment.time_ns)
                     unpublished = 0
-                reached_ns = entry.time_ns
+                reached_ns = moment.time_ns
 
 
-class Track:
-    """One file of a replay, with the protocol of its connection."""
-
-    def __init__(self, path: Path) -> None:
-        self.reader = RecordingReader(path)
-        self.protocol: VenueProtocol | None = None
-        self.past_counts: list[MessageCounts] = []
-        self._backend = find_backend(self.reader.url, path)
-        self._metadata = recording.read_companions(path)
-        self._gate: Gate | None = None
-        self._reached_ns = 0  # time of the newest entry
-
-    def open(self, url: str, gate: Gate) -> None:
-        """Make the protocol of a connection that was opened."""
-        assert self._backend.open_protocol is not None
-        self._gate = gate
-        self.protocol = self._backend.open_protocol(url, self._metadata, gate)
-
-    def entries(self) -> Iterator[tuple[Entry, Track]]:
-        """Read the file from its beginning."""
-        return ((entry, self) for entry in self.reader)
-
-    def take(self, entry: Entry) -> None:
-        """Give one entry to the protocol; a new connection gets a new one, after a gap row."""
-        assert self.protocol is not None
-        assert self._gate is not None
-        if entry.what == recording.RECEIVED:
-            self.protocol.receive(entry.payload, entry.time_ns)
-        elif entry.what == recording.OPENED and self._reached_ns:
-            self._gate.gap(0, GapReason.DISCONNECT, self._reached_ns, entry.time_ns)
-            self.past_counts.append(self.protocol.counts)
-            self.open(entry.payload.decode(errors="replace"), self._gate)
-        self._reached_ns = entry.time_ns
-
-
-def find_backend(url: str, path: Path) -> Backend:
-    """Find the backend that speaks the protocol of an address.
+def open_track(path: Path) -> Track:
+    """Open a file as what it is.
 
     Raises:
-        RecordingError: none does; the text names the addresses that are known.
+        RecordingError: it is nothing that can be played, or of a venue that no backend knows.
     """
-    known = [backend for backend in map(load, NAMES) if backend.open_protocol is not None]
-    for backend in known:
-        if url.startswith(backend.url_prefixes):
-            return backend
-    prefixes = ", ".join(prefix for backend in known for prefix in backend.url_prefixes)
-    raise RecordingError(f"{path}:1: no backend knows the protocol of {url[:100]!r}; known are {prefixes}")
+    return SavedTrack(path) if is_saved(path) else RecordedTrack(path)
 
 
-def _time(item: tuple[Entry, Track]) -> int:
-    return item[0].time_ns
+def _time(moment: Moment) -> int:
+    return moment.time_ns

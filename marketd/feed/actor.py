@@ -19,6 +19,7 @@ from backends.recording import RecordingWriter
 from backends.validate import validate_backend
 from marketd.clock import SystemClock
 from marketd.errors import ConfigError, RequestRefused
+from marketd.feed.pages import fetch_page
 from marketd.feed.search import search
 from marketd.feed.sink import FeedSink
 from marketd.model import GapReason, MktPair
@@ -29,10 +30,12 @@ from marketd.supervise.messages import (
     FeedDemand,
     FeedFind,
     FeedOutage,
+    FeedPage,
     FeedRecord,
     FeedReport,
     FeedSearch,
     FeedSpec,
+    PageResult,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ async def run_feed(actor: ActorHandle) -> None:
                 feed.watch(live)
                 actor.link.handle("demand", FeedDemand, feed.demand)
                 actor.link.handle("find", FeedFind, feed.find)
+                actor.link.handle("page", FeedPage, feed.page)
                 nursery.start_soon(_be_ready, actor, live.prepared)
             await source.run(feed.sink)
             feed.finish()
@@ -200,6 +204,11 @@ class Feed:
                 self.sink.instrument(market)
         return found
 
+    async def page(self, request: FeedPage) -> PageResult:
+        """Ask a live venue for a page of the past, after everything else that is asked of it."""
+        assert self._live is not None
+        return await fetch_page(self._live, request)
+
     async def beat(self) -> None:
         """Show readers of the ring that its writer lives."""
         while True:
@@ -214,6 +223,8 @@ class Feed:
         """Write the venue's raw traffic to a file for a while."""
         if self.sink.recording:
             raise RequestRefused("unavailable", f"the feed {self.spec.name!r} is being recorded already")
+        if not self.source.url:
+            raise RequestRefused("unavailable", f"the feed {self.spec.name!r} plays saved trades: it has no traffic")
         path = Path(self.spec.recordings_path) / f"{request.name}.ws"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:

@@ -33,7 +33,7 @@ from marketd.feed.pacer import Pacer
 from marketd.feed.quiet import QuietWatch, Verdict
 from marketd.feed.tracks import Tracks
 from marketd.feed.websocket import ConnectFailed, HandshakeRefused, WebSocketClosed
-from marketd.http import Response
+from marketd.http import ONCE, Response
 from marketd.model import GapReason, MktPair
 
 PLAN_TIMEOUT_S = 30.0
@@ -182,7 +182,8 @@ class Connection:
     async def _plan(self) -> ConnectPlan:
         around = self._around
         requests = around.venue.connect_requests()
-        bodies = await around.fetcher.fetch_all(requests, Priority.REPAIR, timeout_s=PLAN_TIMEOUT_S)
+        # Once: when to ask again is for the shard to say, as of every other way in which an attempt can fail.
+        bodies = await around.fetcher.fetch_all(requests, Priority.REPAIR, timeout_s=PLAN_TIMEOUT_S, policy=ONCE)
         return around.venue.connect_plan(bodies, self._wanted())
 
     async def _note_refusal(self, error: HandshakeRefused) -> float:

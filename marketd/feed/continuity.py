@@ -6,6 +6,10 @@ from __future__ import annotations
 # venue sends again at a time: Kraken's newest trades are 50.
 OLDER_MAX = 64
 
+# Trades and quotes come by ways of their own, and a trade may be under way still when a later quote is here; all the
+# more where quotes have no time but ours (Binance's spot). So far apart they are at most.
+APART_NS = 2 * 10**9
+
 IN_ORDER = 0
 DUPLICATE = -1
 RENUMBERED = -2
@@ -75,6 +79,15 @@ class Rising:
             return False
         self._last = number
         return True
+
+
+def whole_until_ns(*newest_ns: int) -> int:
+    """Say until when nothing is missing, given when the newest of each kind was; 0 stands for none, in and out.
+
+    Of several kinds it is the one that spoke longest ago that counts, unless it simply has nothing to say.
+    """
+    times = [time_ns for time_ns in newest_ns if time_ns]
+    return max(min(times), max(times) - APART_NS) if times else 0
 
 
 class OldRun:

@@ -28,6 +28,7 @@ from marketd.clock import SECOND_NS
 from marketd.feed.lane import Lane
 from marketd.model import GapReason, MktPair, Quality
 
+LOOK_NS = SECOND_NS * 9 // 10  # between two looks; the timers run at least every second
 RESYNC_NS = 5 * SECOND_NS  # between two attempts to resynchronise one instrument
 
 
@@ -79,6 +80,7 @@ class Dialogue:
         self._asked_again: set[str] = set()
         self._resynced_ns: dict[str, int] = {}
         self._resync_due_ns: dict[str, int] = {}
+        self._looked_ns = 0
 
     def want(self, markets: Sequence[MktPair], now_ns: int) -> None:
         """Ask the venue for what is wanted and not there, and let go of what is there and not wanted."""
@@ -109,6 +111,7 @@ class Dialogue:
             del self._resync_due_ns[name]
         if due:
             self._reconcile()
+        self._look(now_ns)
         timer_ns = self.protocol.next_timer_ns
         if timer_ns is not None and timer_ns <= now_ns:
             self.protocol.timer(now_ns)
@@ -120,6 +123,24 @@ class Dialogue:
     def brought_data(self) -> bool:
         """Whether any message became rows."""
         return any(self.protocol.counts.used.values())
+
+    # --- what the venue does not say ----------------------------------------------------------------------
+
+    def _look(self, now_ns: int) -> None:
+        """Look, about once a second, for an instrument whose subscription the venue has dropped without a word."""
+        if 0 <= now_ns - self._looked_ns < LOOK_NS:
+            return
+        self._looked_ns = now_ns
+        lane, live = self.lane, self.protocol.live
+        names = {
+            instrument: name
+            for name, instrument in self.ids.items()
+            if name in live and instrument not in lane.tracks.outages and instrument not in lane.succeeds
+        }
+        lost = lane.tracks.habits.look(list(names), lane.kinds, now_ns)
+        if lost is not None:
+            lane.tracks.begin_silence(lost, now_ns)
+            self._take_resync(Resync(names[lost.instrument], GapReason.STALE), now_ns)
 
     # --- subscriptions ------------------------------------------------------------------------------------
 

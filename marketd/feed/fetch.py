@@ -13,7 +13,7 @@ from marketd.clock import Clock
 from marketd.errors import MarketdError
 from marketd.feed.budget import Priority
 from marketd.feed.gate import BudgetError, RateGate
-from marketd.http import Fine, HttpError, Response, Retry, decide
+from marketd.http import DEFAULT_POLICY, Fine, GiveUp, HttpError, Response, RetryPolicy, decide
 
 ATTEMPT_TIMEOUT_S = 10.0
 THROTTLED_MAX = 3  # times that one request may be told off, before it counts as failed
@@ -56,44 +56,61 @@ class Fetcher:
         self._rng = rng
         self._log = structlog.get_logger("marketd.feed.fetch")
 
-    async def fetch_all(self, requests: list[HttpRequest], priority: Priority, *, timeout_s: float) -> list[bytes]:
+    async def fetch_all(
+        self,
+        requests: list[HttpRequest],
+        priority: Priority,
+        *,
+        timeout_s: float,
+        policy: RetryPolicy = DEFAULT_POLICY,
+    ) -> list[bytes]:
         """Make requests one after the other, all within the deadline, and return their bodies.
+
+        Args:
+            policy: how often each is made.
 
         Raises:
             FetchFailed: one of them came to nothing.
         """
         deadline_s = trio.current_time() + timeout_s
         return [
-            await self.fetch(request, priority, timeout_s=max(0.0, deadline_s - trio.current_time()))
+            await self.fetch(request, priority, timeout_s=max(0.0, deadline_s - trio.current_time()), policy=policy)
             for request in requests
         ]
 
-    async def fetch(self, request: HttpRequest, priority: Priority, *, timeout_s: float) -> bytes:
+    async def fetch(
+        self, request: HttpRequest, priority: Priority, *, timeout_s: float, policy: RetryPolicy = DEFAULT_POLICY
+    ) -> bytes:
         """Make one request and return its body.
 
         Everything that live feeds ask for is public and changes nothing, so every request may be repeated.
+
+        Args:
+            policy: how often it is made.
 
         Raises:
             FetchFailed: it came to nothing before the deadline, or never will come to anything.
         """
         deadline_s = trio.current_time() + timeout_s
+        throttled_max = min(THROTTLED_MAX, policy.attempts_max)
         attempt = throttled = 0
         while True:
             outcome = await self._attempt(request, priority, deadline_s)
-            if await self._told_off(request, outcome):
+            pause_s = await self._told_off(request, outcome)
+            if pause_s is not None:
                 throttled += 1
-                if throttled >= THROTTLED_MAX:
-                    raise FetchFailed(f"{request.path}: throttled by the venue {throttled} times in a row")
+                if throttled >= throttled_max:
+                    raise FetchFailed(f"{request.path}: throttled by the venue, {throttled} in a row", pause_s)
                 continue  # the budget has the waiting time
             remaining_s = deadline_s - trio.current_time()
             now_ns = self._clock.now_ns()
-            verdict = decide(attempt, outcome, True, now_ns, remaining_s=remaining_s, rng=self._rng)
+            verdict = decide(attempt, outcome, True, now_ns, remaining_s=remaining_s, policy=policy, rng=self._rng)
             if isinstance(verdict, Fine):
                 assert isinstance(outcome, Response)
                 return outcome.body
-            if not isinstance(verdict, Retry):
+            if isinstance(verdict, GiveUp):
                 said = outcome if isinstance(outcome, HttpError) else f"status {outcome.status}"
-                raise FetchFailed(f"{request.path}: {said}; {verdict.reason}")
+                raise FetchFailed(f"{request.path}: {said}; {verdict.reason}", verdict.asked_s)
             self._log.debug("fetch.retry", path=request.path, attempt=attempt, delay_s=round(verdict.delay_s, 3))
             await trio.sleep(verdict.delay_s)
             attempt += 1
@@ -122,13 +139,12 @@ class Fetcher:
         finally:
             self.gate.settle(grant)
 
-    async def _told_off(self, request: HttpRequest, outcome: Response | HttpError) -> bool:
-        """Let the budget learn from an answer; return whether it says that we ask too much."""
+    async def _told_off(self, request: HttpRequest, outcome: Response | HttpError) -> float | None:
+        """Let the budget learn from an answer; return for how long to rest if it says that we ask too much."""
         if isinstance(outcome, HttpError):
-            return False
+            return None
         self.gate.note_used(self._venue.weight_used(outcome.headers))
         pause_s = self._venue.throttled(outcome)
-        if pause_s is None:
-            return False
-        await self.gate.rest(request.bucket, pause_s)
-        return True
+        if pause_s is not None:
+            await self.gate.rest(request.bucket, pause_s)
+        return pause_s

@@ -25,7 +25,7 @@ from marketd.model import GapReason, Kind, MktPair, Quality
 from marketd.ring.layout import Row
 
 HELD_ROWS_MAX = 200_000
-_TRADE, _QUOTE = int(Kind.TRADE), int(Kind.QUOTE)
+_TRADE, _QUOTE, _LEVEL = int(Kind.TRADE), int(Kind.QUOTE), int(Kind.LEVEL)
 
 
 class HeldGap(NamedTuple):
@@ -81,7 +81,7 @@ class Lane:
 
     def __post_init__(self) -> None:
         self.append = self._append
-        self._trades, self._quotes = self.tracks.trades, self.tracks.quotes
+        self._newest, self._trades = self.tracks.newest, self.tracks.newest[_TRADE]
         self._write = self.sink.append
         self.message = self.sink.message
         self.publish = self.sink.publish
@@ -92,10 +92,7 @@ class Lane:
         instrument = row[3]
         if instrument in self._seams and not self._pass(self._seams[instrument], row):
             return
-        if row[4] == _TRADE:
-            self._trades[instrument] = row
-        else:
-            self._quotes[instrument] = row
+        self._newest[row[4]][instrument] = row
         self._write(row)
 
     def append_block(self, rows: RowBlock) -> None:
@@ -209,7 +206,7 @@ class Lane:
                 return False
             self.acked(row[3], row[1])  # as good as: it brings more than anybody can hold
         if row[4] in seam.kinds:
-            newest = (self._trades if row[4] == _TRADE else self._quotes).get(row[3])
+            newest = self._newest[row[4]].get(row[3])
             if newest is not None and not self._follows(seam, row, newest):
                 self.tracks.duplicates += 1
                 return False
@@ -220,6 +217,8 @@ class Lane:
 
     def _follows(self, seam: Seam, row: Row, newest: Row) -> bool:
         """Say whether a connection's first row is newer than the newest before; tell of a hole between two trades."""
+        if row[4] == _LEVEL:
+            return True  # a book begins anew on each connection, whatever there was before
         if row[4] == _QUOTE:
             # After an outage any quote is news. In an overlap those with a number are compared by that, for some
             # venues give quotes no time of their own.

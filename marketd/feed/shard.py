@@ -26,7 +26,7 @@ CONNECT_WAIT_S = 60.0  # for the budget of connections, before the log says so a
 PROOF_EVERY_S = 0.1
 PROOF_MAX_S = 30.0  # after that the next connection takes over, proven or not
 
-_KINDS: dict[TickKind, Kind] = {"trade": Kind.TRADE, "quote": Kind.QUOTE}
+_KINDS: dict[TickKind, Kind] = {"trade": Kind.TRADE, "quote": Kind.QUOTE, "book": Kind.LEVEL}
 
 
 @dataclass

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from backends.backend import Sink
+from marketd.feed.continuity import whole_until_ns
+from marketd.feed.habits import Channel, Habits
 from marketd.feed.qualities import Qualities
-from marketd.model import GapReason, Quality
+from marketd.model import GapReason, Kind, Quality
 from marketd.ring.layout import Row
 
-# A venue's time may be so much behind ours; a gap begins that much before the last sign of life, or with the
-# instrument's newest row if that is later.
+# A venue's time may be so much behind ours; a gap begins that much before the last sign of life, or where the
+# instrument's rows end if that is later.
 SLACK_NS = 60 * 10**9
 
 _QUALITIES = {
@@ -36,15 +38,16 @@ class Tracks:
         route: which of the venue's addresses these connections are to.
 
     Attributes:
-        trades, quotes: the newest row of each instrument.
+        newest: the newest row of each instrument, by kind of row.
         outages: of the instruments that are without data now.
+        habits: how often each of them speaks.
         duplicates: how many rows came a second time and were dropped.
     """
 
     def __init__(self, sink: Sink, qualities: Qualities, route: int = 0) -> None:
-        self.trades: dict[int, Row] = {}
-        self.quotes: dict[int, Row] = {}
+        self.newest: dict[int, dict[int, Row]] = {int(kind): {} for kind in (Kind.TRADE, Kind.QUOTE, Kind.LEVEL)}
         self.outages: dict[int, Outage] = {}
+        self.habits = Habits(self.newest)
         self.duplicates = 0
         self._sink = sink
         self._qualities = qualities
@@ -52,20 +55,32 @@ class Tracks:
 
     def newest_ns(self, instrument: int) -> int:
         """When an instrument's newest row was, by the venue's clock or by ours, whichever is earlier; 0: never."""
-        rows = (self.trades.get(instrument), self.quotes.get(instrument))
-        return max((min(row[0], row[1]) for row in rows if row is not None), default=0)
+        return max(self._newest_ns(instrument, kind) for kind in self.newest)
+
+    def _newest_ns(self, instrument: int, kind: int) -> int:
+        """The same of one kind."""
+        row = self.newest[kind].get(instrument)
+        return min(row[:2]) if row is not None else 0
 
     def begin_outage(self, instrument: int, reason: GapReason, heard_ns: int, now_ns: int) -> None:
         """Note that an instrument's data is missing, if it is not yet; ``heard_ns``: all was well until then."""
         if instrument not in self.outages:
-            newest_ns = self.newest_ns(instrument)
-            from_ns = max(newest_ns, heard_ns - SLACK_NS) if newest_ns else heard_ns
+            whole_ns = whole_until_ns(*(self._newest_ns(instrument, kind) for kind in self.newest))
+            from_ns = max(whole_ns, heard_ns - SLACK_NS) if whole_ns else heard_ns
             self.outages[instrument] = Outage(min(from_ns or now_ns, now_ns), reason)
         self.set_quality(instrument, _QUALITIES.get(reason, Quality.GAP), now_ns)
+
+    def begin_silence(self, lost: Channel, now_ns: int) -> None:
+        """Note that one kind of an instrument's data has been missing for some time; the others may be here still."""
+        lost_ns = self._newest_ns(lost.instrument, lost.kind)
+        from_ns = whole_until_ns(*(min(lost_ns, self._newest_ns(lost.instrument, kind)) for kind in self.newest))
+        self.outages[lost.instrument] = Outage(min(from_ns or now_ns, now_ns), GapReason.STALE)
+        self.set_quality(lost.instrument, Quality.STALE, now_ns)
 
     def end_outage(self, instrument: int, now_ns: int) -> bool:
         """Write the gap row of an outage that is over, if there was one."""
         self.set_quality(instrument, Quality.OK, now_ns)
+        self.habits.begin(instrument)
         outage = self.outages.pop(instrument, None)
         if outage is None:
             return False

@@ -154,6 +154,17 @@ class VenueSource:
         body = await self._fetcher.fetch(request, priority, timeout_s=timeout_s)
         return history.parse_page(body, market, period)
 
+    def page_rows_max(self, period: Period) -> int:
+        """Return how many rows a page of a range of time has at most.
+
+        Raises:
+            LookupError: the venue has no history, or none of this period.
+        """
+        history = self._venue.history
+        if history is None or not (history.trades_by_time if period == "trades" else period in history.periods_s):
+            raise LookupError(f"{self._venue.name} has no pages of {period}")
+        return history.rows_max(period)
+
     def report(self) -> VenueReport:
         """Say how the feed stands with its venue."""
         shards = [shard for route in self._routes for shard in route.shards]

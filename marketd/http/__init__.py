@@ -12,9 +12,22 @@ from marketd.http.messages import (
     HttpTooLarge,
     Response,
 )
-from marketd.http.retry import Fine, GiveUp, Retry, RetryPolicy, Verdict, decide, request_with_retry, retry_after_s
+from marketd.http.retry import (
+    DEFAULT_POLICY,
+    ONCE,
+    Fine,
+    GiveUp,
+    Retry,
+    RetryPolicy,
+    Verdict,
+    decide,
+    request_with_retry,
+    retry_after_s,
+)
 
 __all__ = [
+    "DEFAULT_POLICY",
+    "ONCE",
     "Fine",
     "GiveUp",
     "Headers",

@@ -45,9 +45,10 @@ class Fine:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Another attempt would not help, or comes too late."""
+    """Another attempt would not help, or comes too late. ``asked_s``: how long the server wants to be left alone."""
 
     reason: str
+    asked_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Retry:
 
 Verdict = Fine | GiveUp | Retry
 DEFAULT_POLICY = RetryPolicy()
+ONCE = RetryPolicy(attempts_max=1)  # for who has a policy of his own
 
 
 def decide(
@@ -83,13 +85,14 @@ def decide(
         return Fine()
     asked_s = _asked_s(outcome, now_ns)
     if hopeless := _hopeless(outcome, idempotent, asked_s):
-        return GiveUp(hopeless)
+        return GiveUp(hopeless, asked_s or 0.0)
     if attempt + 1 >= policy.attempts_max:
-        return GiveUp(f"{policy.attempts_max} attempts were made")
+        made = f"{policy.attempts_max} attempts were" if policy.attempts_max > 1 else "one attempt was"
+        return GiveUp(f"{made} made", asked_s or 0.0)
     # The jitter comes on top of what the server asks for: never earlier, and not all of us at once.
     delay_s = (asked_s or 0.0) + backoff_s(attempt, first_s=policy.first_s, cap_s=policy.cap_s, rng=rng)
     if delay_s >= remaining_s:
-        return GiveUp(f"the next attempt would be in {delay_s:.1f} s, which is too late")
+        return GiveUp(f"the next attempt would be in {delay_s:.1f} s, which is too late", asked_s or 0.0)
     return Retry(delay_s)
 
 

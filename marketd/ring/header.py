@@ -19,14 +19,12 @@ class Header(NamedTuple):
     created_ns: int
 
 
-def write(memory: mmap.mmap, rows: int, epoch: int) -> None:
+def write(memory: mmap.mmap, of: layout.RowLayout, rows: int, epoch: int) -> None:
     """Fill in the header of a new ring."""
-    layout.HEADER.pack_into(
-        memory, 0, layout.MAGIC, layout.VERSION, layout.ROW_BYTES, layout.dtype_hash(), rows, epoch, time.time_ns()
-    )
+    layout.HEADER.pack_into(memory, 0, of.magic, layout.VERSION, of.row_bytes, of.hash(), rows, epoch, time.time_ns())
 
 
-def read(memory: mmap.mmap, path: Path) -> Header:
+def read(memory: mmap.mmap, of: layout.RowLayout, path: Path) -> Header:
     """Return the header after making sure that this code and the ring mean the same bytes.
 
     Raises:
@@ -34,11 +32,11 @@ def read(memory: mmap.mmap, path: Path) -> Header:
     """
     magic, version, row_bytes, dtype_hash, rows, epoch, created_ns = layout.HEADER.unpack_from(memory)
     expected = [
-        ("magic", magic, layout.MAGIC),
+        ("magic", magic, of.magic),
         ("layout version", version, layout.VERSION),
-        ("row bytes", row_bytes, layout.ROW_BYTES),
-        ("dtype hash", f"{dtype_hash:#x}", f"{layout.dtype_hash():#x}"),
-        ("segment bytes", len(memory), layout.HEADER_BYTES + rows * layout.ROW_BYTES),
+        ("row bytes", row_bytes, of.row_bytes),
+        ("dtype hash", f"{dtype_hash:#x}", f"{of.hash():#x}"),
+        ("segment bytes", len(memory), layout.HEADER_BYTES + rows * of.row_bytes),
     ]
     differences = [f"{name} {found!r} instead of {wanted!r}" for name, found, wanted in expected if found != wanted]
     if differences:

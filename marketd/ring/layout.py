@@ -13,6 +13,13 @@
 
 Cursors count from 1 without holes within an epoch. Instrument 0 in a gap or status row means all of the feed.
 
+A level row says the size at a price of one side of the instrument's book, buy being the bids; size 0 removes the
+level. A book begins with a row of side unknown, price 0 and size 0: forget all levels. It has the flag SNAPSHOT, and so
+have the rows after it, one for each level there is; the last of them has LAST, which in an empty book is the first row
+itself. Each later change is one row or more without SNAPSHOT, again with LAST on the last. Until it has seen a
+beginning a reader has no book; one comes at least with the first change after ten seconds. A gap row ends no book: the
+levels after it fit, or a beginning is in front of them. Rows that the reader itself has lost do end it.
+
 Why a reader can trust a copy (one writer, many readers, no locks)
 ------------------------------------------------------------------
 The writer (1) stores ``reserved``, at least as large as any cursor it is about to write, (2) fences, (3) stores rows,
@@ -41,6 +48,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,16 +81,21 @@ _COMMON = {
 }
 
 
-def _dtype(**values: str) -> np.dtype[np.void]:
-    fields = _COMMON | {name: (code, 40 + 8 * n) for n, (name, code) in enumerate(values.items())}
+def row_dtype(common: Mapping[str, tuple[str, int]], row_bytes: int, values: Mapping[str, str]) -> np.dtype[np.void]:
+    """Return the dtype of rows that have ``common``, name to code and offset, in 40 bytes, and then ``values``."""
+    fields = {**common, **{name: (code, 40 + 8 * n) for n, (name, code) in enumerate(values.items())}}
     return np.dtype(
         {
             "names": list(fields),
             "formats": [code for code, _ in fields.values()],
             "offsets": [offset for _, offset in fields.values()],
-            "itemsize": ROW_BYTES,
+            "itemsize": row_bytes,
         }
     )
+
+
+def _dtype(**values: str) -> np.dtype[np.void]:
+    return row_dtype(_COMMON, ROW_BYTES, values)
 
 
 ROW = _dtype(v0="<f8", v1="<f8", v2="<f8", v3="<f8")
@@ -96,7 +110,33 @@ KIND_NAMES: dict[int, str] = {1: "trade", 2: "quote", 3: "level", 4: "gap", 5: "
 KINDS_BY_NAME: dict[str, int] = {name: kind for kind, name in KIND_NAMES.items()}
 
 
+class RowLayout(NamedTuple):
+    """What the rows of one sort of ring are.
+
+    Attributes:
+        magic: what such a ring's segment begins with.
+        row: the fields that all rows have.
+        by_kind: those of each kind, in words that the hash is made of.
+    """
+
+    magic: bytes
+    row: np.dtype[np.void]
+    by_kind: Mapping[int, np.dtype[np.void]]
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of a row, a multiple of 8."""
+        return self.row.itemsize
+
+    def hash(self) -> int:
+        """A number that differs whenever the meaning of a row's bytes does."""
+        text = repr([(kind, dtype.fields and sorted(dtype.fields.items())) for kind, dtype in self.by_kind.items()])
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+TICKS = RowLayout(MAGIC, ROW, BY_KIND)
+
+
 def dtype_hash() -> int:
-    """A number that differs whenever the meaning of a row's bytes does."""
-    text = repr([(kind, dtype.fields and sorted(dtype.fields.items())) for kind, dtype in BY_KIND.items()])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    """The hash of a tick ring's rows."""
+    return TICKS.hash()

@@ -15,7 +15,6 @@ from marketd.ring.fence import fence
 _PUBLISHED = layout.PUBLISHED_OFFSET // 8
 _RESERVED = layout.RESERVED_OFFSET // 8
 _WRITER = layout.WRITER_OFFSET // 8
-_NOTHING: NDArray[np.void] = np.empty(0, layout.ROW)
 
 
 class RingReader:
@@ -27,11 +26,12 @@ class RingReader:
         cursor: of the last row read or reported as lost.
     """
 
-    def __init__(self, path: Path, cursor: int | None = None) -> None:
+    def __init__(self, path: Path, cursor: int | None = None, of: layout.RowLayout = layout.TICKS) -> None:
         """Attach to a ring.
 
         Args:
             path: the ring's segment.
+            of: what its rows are; the arrays that are returned have its ``row`` as their dtype.
             cursor: the last row that was read already; 0 reads from the very first. Without it, what is published now
                 counts as read.
 
@@ -41,14 +41,16 @@ class RingReader:
         """
         self._memory = segment.attach(path, writable=False)
         try:
-            self.rows, self.epoch, _ = header.read(self._memory, path)
+            self.rows, self.epoch, _ = header.read(self._memory, of, path)
         except BaseException:
             self._memory.close()
             raise
         self._path = path
         self._bytes = memoryview(self._memory)
         self._words = self._bytes.cast("Q")
-        self._rescued = _NOTHING
+        self._row, self._row_bytes = of.row, of.row_bytes
+        self._nothing: NDArray[np.void] = np.empty(0, of.row)
+        self._rescued = self._nothing
         published = self.published
         self.cursor = published if cursor is None else cursor
         if not 0 <= self.cursor <= published:
@@ -82,7 +84,8 @@ class RingReader:
         """Return the rows of these cursors, both included. Leaves ``cursor`` alone.
 
         Returns:
-            Shape ``(cursor_last - cursor_first + 1,)``, dtype ``layout.ROW``. A copy: the writer may reuse the slots.
+            Shape ``(cursor_last - cursor_first + 1,)``, dtype ``layout.ROW`` in a tick ring. A copy: the writer may
+            reuse the slots.
 
         Raises:
             Lapped: at least one of them was overwritten, before or during the copy; says which.
@@ -100,7 +103,8 @@ class RingReader:
         """Return the rows written since the last call, oldest first.
 
         Returns:
-            Shape ``(n,)``, dtype ``layout.ROW``, ``0 <= n <= rows_max``. A copy: the writer may reuse the slots.
+            Shape ``(n,)``, dtype ``layout.ROW`` in a tick ring, ``0 <= n <= rows_max``. A copy: the writer may reuse
+            the slots.
 
         Raises:
             Lapped: the writer overtook us; ``lost`` rows are gone and ``cursor`` now points at the last of them.
@@ -112,7 +116,7 @@ class RingReader:
         first = self.cursor + 1
         last = min(self.published, self.cursor + rows_max)
         if last < first:
-            return _NOTHING.copy()
+            return self._nothing.copy()
         # What is gone is reported whole, however few rows were asked for.
         oldest = self.oldest
         if first < oldest:
@@ -144,25 +148,25 @@ class RingReader:
         """Copy published rows; return those that were whole while they were copied: all, or only the newest ones."""
         first = max(first, last - self.rows + 1)  # the ring holds no more
         fence()
-        start = layout.HEADER_BYTES + (first & (self.rows - 1)) * layout.ROW_BYTES
-        end = start + (last - first + 1) * layout.ROW_BYTES
+        start = layout.HEADER_BYTES + (first & (self.rows - 1)) * self._row_bytes
+        end = start + (last - first + 1) * self._row_bytes
         copied = bytearray(self._bytes[start:end])
         if end > len(self._bytes):
             copied += self._bytes[layout.HEADER_BYTES : layout.HEADER_BYTES + end - len(self._bytes)]
         fence()
         whole_first = max(first, self._words[_RESERVED] - self.rows + 1)
         if whole_first > last:
-            return _NOTHING
-        rows: NDArray[np.void] = np.frombuffer(copied, layout.ROW)[whole_first - first :]
+            return self._nothing
+        rows: NDArray[np.void] = np.frombuffer(copied, self._row)[whole_first - first :]
         if not (rows["cursor"] == np.arange(whole_first, last + 1, dtype=np.uint64)).all():
             raise SegmentError(f"the ring {self._path} is damaged: rows {whole_first} to {last} hold other cursors")
         return rows
 
     def _take_rescued(self, rows_max: int) -> NDArray[np.void]:
         """Return rows that outlived a lap, if they still are the next ones."""
-        rescued, self._rescued = self._rescued, _NOTHING
+        rescued, self._rescued = self._rescued, self._nothing
         if rescued["cursor"][0] != self.cursor + 1:
-            return _NOTHING
+            return self._nothing
         rows = rescued[:rows_max]
         self._rescued = rescued[rows_max:]
         self.cursor += len(rows)

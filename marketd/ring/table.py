@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from marketd.errors import SegmentError
 from marketd.model import MktPair, Quality
@@ -83,6 +84,11 @@ class _Table:
         """A number that goes up whenever anything but a quality changed."""
         generation: int = self._words[_GENERATION]
         return generation
+
+    def qualities(self) -> NDArray[np.uint8]:
+        """Copy what the feed knows about each instrument's data, shape ``(count,)``, numbers of :class:`Quality`."""
+        start = layout.HEADER_BYTES + _QUALITY_OFFSET
+        return np.frombuffer(self._memory, np.uint8, offset=start)[: self.count * SLOT_BYTES : SLOT_BYTES].copy()
 
     def quality(self, instrument: int) -> Quality:
         """Return what the feed knows about this instrument's data right now."""

@@ -18,19 +18,19 @@ RESERVED_ROWS_MAX = 1024
 _PUBLISHED = layout.PUBLISHED_OFFSET // 8
 _RESERVED = layout.RESERVED_OFFSET // 8
 _HEARTBEAT = layout.WRITER_OFFSET // 8 + 1
-_ROW_WORDS = layout.ROW_BYTES // 8
 _HEADER_BYTES = layout.HEADER_BYTES
 _ROW_BYTES = layout.ROW_BYTES
 _PACK_INTO = layout.PACK.pack_into
 _PACK_INTEGERS_INTO = layout.PACK_INTEGERS.pack_into
 
 
-def create_ring(path: Path, rows: int) -> int:
+def create_ring(path: Path, rows: int, of: layout.RowLayout = layout.TICKS) -> int:
     """Make the segment of a ring without rows in it.
 
     Args:
         path: where; there must be no file yet.
         rows: how many it holds, a power of two and at least 8.
+        of: what its rows are.
 
     Returns:
         The new ring's epoch: random, odd, and small enough for a float64 to hold it exactly.
@@ -40,15 +40,15 @@ def create_ring(path: Path, rows: int) -> int:
     """
     if rows < ROWS_MIN or rows & (rows - 1):
         raise ValueError(f"a ring has a power of two of rows and at least {ROWS_MIN}, not {rows}")
-    segment.create(path, layout.HEADER_BYTES + rows * layout.ROW_BYTES)
+    segment.create(path, layout.HEADER_BYTES + rows * of.row_bytes)
     epoch = secrets.randbits(52) | 1
     with segment.attach(path, writable=True) as memory:
-        header.write(memory, rows, epoch)
+        header.write(memory, of, rows, epoch)
     return epoch
 
 
-class RingWriter:
-    """Appends rows to a ring and publishes them.
+class BlockWriter:
+    """Appends blocks of rows to a ring of any sort and publishes them.
 
     Rows become visible at :meth:`publish`; only when more than a quarter of the ring waits for that are they published
     early, as they would else be overwritten before anyone could read them.
@@ -63,19 +63,20 @@ class RingWriter:
         published: the newest cursor that readers may read.
     """
 
-    def __init__(self, path: Path, bells: Ringer | None = None) -> None:
-        """Attach to a ring.
+    def __init__(self, path: Path, bells: Ringer | None = None, of: layout.RowLayout = layout.TICKS) -> None:
+        """Attach to a ring whose rows are what ``of`` says.
 
         Raises:
             SegmentError: it is missing, of another layout, or has a living writer.
         """
         self._memory = segment.attach_writer(path)
         try:
-            self.rows, self.epoch, _ = header.read(self._memory, path)
+            self.rows, self.epoch, _ = header.read(self._memory, of, path)
         except BaseException:
             self._memory.close()
             raise
         self._words = memoryview(self._memory).cast("Q")
+        self._row_words = of.row_bytes // 8
         self._bells = bells
         self._mask = self.rows - 1
         # What is reserved ahead is lost to readers: never more than a quarter of the ring.
@@ -85,31 +86,17 @@ class RingWriter:
         # A predecessor may have reserved more, and have scribbled there: those slots stay unreadable.
         self._reserved: int = self._words[_RESERVED]
 
-    def append(self, row: layout.Row) -> None:
-        """Add a row of kind trade, quote or level. Readers don't see it before :meth:`publish`."""
-        cursor = self.cursor + 1
-        if cursor > self._reserved:
-            self._reserve(self._reserve_rows)
-        _PACK_INTO(self._memory, _HEADER_BYTES + (cursor & self._mask) * _ROW_BYTES, cursor, *row)
-        self.cursor = cursor
-
-    def append_integers(self, row: tuple[int, int, int, int, int, int, int, int, int, int, int]) -> None:
-        """Add a row of kind gap or status, whose four values are integers."""
-        cursor = self.cursor + 1
-        if cursor > self._reserved:
-            self._reserve(self._reserve_rows)
-        _PACK_INTEGERS_INTO(self._memory, _HEADER_BYTES + (cursor & self._mask) * _ROW_BYTES, cursor, *row)
-        self.cursor = cursor
-
     def append_block(self, rows: NDArray[np.void]) -> None:
-        """Add many rows, shape ``(n,)``, of any dtype in ``layout.BY_KIND`` or ``layout.ROW``; any ``n``.
+        """Add many rows, shape ``(n,)``, of any dtype of the ring's layout; any ``n``.
 
         Their cursors are filled in here. What is larger than a quarter of the ring is written in pieces and published
         in between, so that readers can follow.
         """
-        if rows.dtype.itemsize != _ROW_BYTES:
-            raise ValueError(f"a ring's rows have {_ROW_BYTES} bytes, not {rows.dtype.itemsize} as {rows.dtype}")
-        words = np.ascontiguousarray(rows).view("<u8").reshape(len(rows), _ROW_WORDS)
+        if rows.dtype.itemsize != 8 * self._row_words:
+            raise ValueError(
+                f"this ring's rows have {8 * self._row_words} bytes, not {rows.dtype.itemsize}: {rows.dtype}"
+            )
+        words = np.ascontiguousarray(rows).view("<u8").reshape(len(rows), self._row_words)
         piece_rows = self.rows // 4
         for start in range(0, len(words), piece_rows):
             self._append_piece(words[start : start + piece_rows])
@@ -135,14 +122,14 @@ class RingWriter:
             self._memory.close()
 
     def _append_piece(self, words: NDArray[np.uint64]) -> None:
-        """Copy ``words``, shape ``(n, 9)``, with ``n`` at most a quarter of the ring."""
+        """Copy ``words``, shape ``(n, words of a row)``, with ``n`` at most a quarter of the ring."""
         count = len(words)
         first = self.cursor + 1
         if self.cursor + count > self._reserved:
             self._reserve(max(count, self._reserve_rows))
         start = first & self._mask
         head = min(count, self.rows - start)
-        slots = np.frombuffer(self._memory, dtype="<u8", offset=_HEADER_BYTES).reshape(-1, _ROW_WORDS)
+        slots = np.frombuffer(self._memory, dtype="<u8", offset=_HEADER_BYTES).reshape(-1, self._row_words)
         cursors = np.arange(first, first + count, dtype="<u8")
         slots[start : start + head] = words[:head]
         slots[start : start + head, 0] = cursors[:head]
@@ -156,3 +143,23 @@ class RingWriter:
             self.publish()
         self._words[_RESERVED] = self._reserved = self.cursor + count
         fence()
+
+
+class RingWriter(BlockWriter):
+    """Appends single rows to a tick ring as well, which is where speed matters most."""
+
+    def append(self, row: layout.Row) -> None:
+        """Add a row of kind trade, quote or level. Readers don't see it before :meth:`publish`."""
+        cursor = self.cursor + 1
+        if cursor > self._reserved:
+            self._reserve(self._reserve_rows)
+        _PACK_INTO(self._memory, _HEADER_BYTES + (cursor & self._mask) * _ROW_BYTES, cursor, *row)
+        self.cursor = cursor
+
+    def append_integers(self, row: tuple[int, int, int, int, int, int, int, int, int, int, int]) -> None:
+        """Add a row of kind gap or status, whose four values are integers."""
+        cursor = self.cursor + 1
+        if cursor > self._reserved:
+            self._reserve(self._reserve_rows)
+        _PACK_INTEGERS_INTO(self._memory, _HEADER_BYTES + (cursor & self._mask) * _ROW_BYTES, cursor, *row)
+        self.cursor = cursor

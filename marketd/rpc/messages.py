@@ -16,9 +16,10 @@ from marketd.model import MktPair
 
 PROTOCOL_VERSION = 1
 
-Contract = Literal["lossless", "latest"]
+Contract = Literal["lossless", "frames", "trade_safe", "latest"]
 Format = Literal["rows", "columns"]
-KindName = Literal["trade", "quote"]
+KindName = Annotated[str, msgspec.Meta(pattern=r"^(trade|quote|level|gap|status|(bar|index)\.[0-9][0-9a-z.]{0,31})$")]
+Order = Literal["newest", "oldest"]
 FeedState = Literal["starting", "live", "down", "failing", "finished", "stopped"]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -103,7 +104,9 @@ class Limits(Result, frozen=True):
 
 
 class HelloResult(Result, frozen=True):
-    """``row_bytes`` and ``row_hash`` tell a client of the ``rows`` format whether it knows this row layout."""
+    """``row_bytes`` and ``row_hash`` tell a client of the ``rows`` format whether it knows this row layout;
+    ``step_bytes`` and ``step_hash`` the same of rows of bars and index events.
+    """
 
     version: int
     server: str
@@ -112,6 +115,8 @@ class HelloResult(Result, frozen=True):
     limits: Limits
     row_bytes: int
     row_hash: str
+    step_bytes: int = 0
+    step_hash: str = ""
 
 
 class PingParams(Params, frozen=True):
@@ -148,7 +153,7 @@ class ActorStatus(Result, frozen=True):
 
 
 class FeedStatus(Result, frozen=True):
-    """One feed and its ring."""
+    """One feed and its ring. ``bars``: what the sampler has counted since it started; empty where there is none."""
 
     name: str
     backend: str
@@ -163,6 +168,7 @@ class FeedStatus(Result, frozen=True):
     last_event_ns: int
     last_received_ns: int
     detail: str = ""
+    bars: dict[str, int] = {}
 
 
 class ClientStatus(Result, frozen=True):
@@ -178,6 +184,22 @@ class ClientStatus(Result, frozen=True):
     connected_s: float
 
 
+class HistoryStatus(Result, frozen=True):
+    """What the history manager has done since it started.
+
+    ``bars`` written to disk; ``pages`` asked of venues, of which ``pages_failed``; stored bars ``verified`` with their
+    venue's, of which ``differing``; ``trouble``: by feed, why its pages don't come now.
+    """
+
+    series: int
+    bars: int
+    pages: int
+    pages_failed: int
+    verified: int = 0
+    differing: int = 0
+    trouble: dict[str, str] = {}
+
+
 class StatusResult(Result, frozen=True):
     """The whole daemon. ``ready``: every feed is live (or finished) and no actor is down."""
 
@@ -190,6 +212,7 @@ class StatusResult(Result, frozen=True):
     actors: list[ActorStatus]
     feeds: list[FeedStatus]
     clients: list[ClientStatus]
+    history: HistoryStatus | None = None
 
 
 class BackendInfo(Result, frozen=True):
@@ -257,7 +280,13 @@ class Position(Result, frozen=True):
 
 
 class SubscribeParams(Params, frozen=True):
-    """``instruments``: names and globs. ``rate_hz``: for ``latest``. ``resume``: positions by feed name."""
+    """``instruments``: names and globs. ``rate_hz``: for all contracts but ``lossless``. ``resume``: positions by feed
+    name.
+
+    ``forming_hz``: how often at most bars are told that are still forming; 0: not before they are out. ``snapshot``:
+    begin with the newest quote and trade of each instrument. ``from_ns``: begin with the rows that came then or later,
+    of feeds that ``resume`` does not name.
+    """
 
     instruments: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=100_000)]
     kinds: Annotated[tuple[KindName, ...], msgspec.Meta(min_length=1, max_length=16)] = ("trade", "quote")
@@ -265,15 +294,22 @@ class SubscribeParams(Params, frozen=True):
     format: Format = "rows"
     rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 10.0
     resume: dict[str, Position] = {}
+    forming_hz: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    snapshot: bool = False
+    from_ns: int | None = None
 
 
-class SubscribedFeed(Result, frozen=True):
-    """A feed that a subscription reads. Rows after ``cursor`` follow; ``instruments`` maps row ids to names."""
+class SubscribedFeed(Result, frozen=True, omit_defaults=True):
+    """A feed that a subscription reads. Rows after ``cursor`` follow; ``instruments`` maps row ids to names.
+
+    ``kinds`` maps the kinds of its rows that depend on the configuration, those of bars and index events, to names.
+    """
 
     name: str
     epoch: int
     cursor: int
     instruments: dict[int, str]
+    kinds: dict[int, str] = {}
 
 
 class SubscribeResult(Result, frozen=True):
@@ -326,11 +362,153 @@ class RecordResult(Result, frozen=True):
     bytes: int
 
 
+# --- bars ---
+
+
+class BarsParams(Params, frozen=True):
+    """Bars of one instrument in ``[start_ns, end_ns)``, as far as they are held; without a bound, all there are.
+
+    ``period``: as in the kinds: ``1m``, ``1000t``. ``limit``: how many at most, counted from the end that ``order``
+    names; they come in order of time either way.
+    """
+
+    fqme: Name
+    period: Annotated[str, msgspec.Meta(min_length=2, max_length=32)] = "1m"
+    start_ns: int | None = None
+    end_ns: int | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=20_000)] = 20_000
+    order: Order = "newest"
+    format: Format = "rows"
+
+
+class BarsResult(Result, frozen=True):
+    """``data``: rows of a step ring, cursor 0; or ``columns``, the same fields as arrays.
+
+    ``missing``: ranges ``[from_ns, to_ns)`` of what was asked for, up to ``complete_until_ns``, of which there is no
+    whole bar here. Bars that end after ``complete_until_ns`` are still forming. Without a period both are empty.
+    ``limited``: there are more than ``limit``.
+    """
+
+    fqme: str
+    feed: str
+    period: str
+    period_ns: int
+    complete_until_ns: int
+    missing: list[tuple[int, int]]
+    limited: bool
+    data: bytes = b""
+    columns: dict[str, list[int | float | None]] = {}
+
+
+# --- history ---
+
+
+class HistoryParams(Params, frozen=True):
+    """Bars of some instruments in ``[start_ns, end_ns)``, of all that is held: live, and on disk.
+
+    ``instruments``: names, or globs of those that the feeds have. ``period``: of bars that are made or stored, or a
+    multiple of one that is stored. ``limit``: of each instrument so many at most, counted from the end that ``order``
+    names. ``columns``: which, and in which order; all of the usual ones if null.
+    """
+
+    instruments: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=10_000)]
+    period: Annotated[str, msgspec.Meta(min_length=2, max_length=32)] = "1m"
+    start_ns: int | None = None
+    end_ns: int | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    order: Order = "newest"
+    columns: Annotated[list[str], msgspec.Meta(min_length=1, max_length=32)] | None = None
+
+
+class HistorySeries(Result, frozen=True):
+    """What one instrument had. ``missing`` and ``complete_until_ns`` as in :class:`BarsResult`."""
+
+    fqme: str
+    rows: int
+    complete_until_ns: int
+    missing: list[tuple[int, int]]
+    limited: bool = False
+
+
+class HistoryResult(Result, frozen=True):
+    """All batches have come: for each instrument, in the order in which they came."""
+
+    period: str
+    period_ns: int
+    series: list[HistorySeries]
+
+
+class CoverageParams(Params, frozen=True):
+    """What is known of the stored bars of one instrument, in ``[start_ns, end_ns)``."""
+
+    fqme: Name
+    period: Annotated[str, msgspec.Meta(min_length=2, max_length=32)] = "1m"
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+class CoverageSpan(Result, frozen=True):
+    """``state``: complete, empty, missing, unverified. ``provenance``: observed, backfilled, imported …"""
+
+    from_ns: int
+    to_ns: int
+    state: str
+    provenance: str
+
+
+class CoverageResult(Result, frozen=True):
+    """In order of time. Of a time that no span has nothing is known."""
+
+    fqme: str
+    period: str
+    spans: list[CoverageSpan]
+
+
+class GapSpan(Result, frozen=True):
+    """Bars that are not there. ``kind``: real, expected (closed market, or nothing is known to be), no_trade."""
+
+    from_ns: int
+    to_ns: int
+    rows: int
+    kind: str
+
+
+class GapsResult(Result, frozen=True):
+    """Of the range that was asked for, or from the first stored bar to the last."""
+
+    fqme: str
+    period: str
+    gaps: list[GapSpan]
+
+
+class BackfillParams(Params, frozen=True):
+    """Let a range be asked of the venue, as far as it is not there."""
+
+    fqme: Name
+    start_ns: int
+    end_ns: int | None = None
+    period: Annotated[str, msgspec.Meta(min_length=2, max_length=32)] = "1m"
+
+
+class BackfillResult(Result, frozen=True):
+    """``bars``: so many the range has; ``missing``: of which so many are not there. ``detail``: why not."""
+
+    fqme: str
+    period: str
+    bars: int
+    missing: int
+    detail: str = ""
+
+
 # --- messages of a stream ---
 
 
 class Rows(Result, frozen=True):
-    """Ring rows as they are, ``len(data) // row_bytes`` of them, in order; covers the whole cursor range."""
+    """Ring rows as they are, ``len(data) // row_bytes`` of them; covers the whole cursor range.
+
+    In the order of their cursors, or with the contracts `frames` and `trade_safe` by kind, and then in that order.
+    ``merged``: with `latest` and `trade_safe`, for each row, how many rows of its kind and instrument it stands for.
+    """
 
     subscription: int
     feed: str
@@ -338,7 +516,7 @@ class Rows(Result, frozen=True):
     cursor_first: int
     cursor_last: int
     data: bytes
-    merged: list[int] | None = None  # contract `latest`: for each row, how many rows of its kind it stands for
+    merged: list[int] | None = None
 
 
 class Columns(Result, frozen=True):
@@ -350,8 +528,66 @@ class Columns(Result, frozen=True):
     cursor_first: int
     cursor_last: int
     kind: str
-    columns: dict[str, list[int | float]]
+    columns: dict[str, list[int | float | None]]
     merged: list[int] | None = None
+
+
+class KindColumns(Result, frozen=True):
+    """The rows of one kind in a :class:`TickFrame`, in order, as arrays."""
+
+    kind: str
+    columns: dict[str, list[int | float | None]]
+    merged: list[int] | None = None
+
+
+class TickFrame(Result, frozen=True):
+    """Contracts `frames` and `trade_safe` in format `columns`: all rows of a range, by kind."""
+
+    subscription: int
+    feed: str
+    epoch: int
+    cursor_first: int
+    cursor_last: int
+    kinds: list[KindColumns]
+
+
+class Bars(Result, frozen=True):
+    """Rows of a step ring as they are: bars that are out or have changed, and index events; else as :class:`Rows`.
+
+    Bars that are still forming come in messages of their own, as often as ``forming_hz`` says. Their rows have the
+    cursor 0, and the message's range of cursors is empty: ``cursor_last`` is ``cursor_first - 1``.
+    """
+
+    subscription: int
+    feed: str
+    epoch: int
+    cursor_first: int
+    cursor_last: int
+    data: bytes
+
+
+class Snapshot(Result, frozen=True, omit_defaults=True):
+    """How one feed's instruments stood at ``cursor``, all of it: the newest quote and trade of each.
+
+    Their rows are older than those that follow, and have the flag ``snapshot``. ``data`` in format `rows`, ``kinds`` in
+    format `columns`.
+    """
+
+    subscription: int
+    feed: str
+    epoch: int
+    cursor: int
+    data: bytes = b""
+    kinds: list[KindColumns] = []
+
+
+class ReplayCompleted(Result, frozen=True):
+    """What the feed had when the stream was opened, up to ``cursor``, was sent; what follows is live."""
+
+    subscription: int
+    feed: str
+    epoch: int
+    cursor: int
 
 
 class Gap(Result, frozen=True):
@@ -368,13 +604,17 @@ class Gap(Result, frozen=True):
     to_ns: int = 0
 
 
-class Instruments(Result, frozen=True):
-    """New row ids of a subscribed feed; comes before the first row that uses one. A new epoch replaces all ids."""
+class Instruments(Result, frozen=True, omit_defaults=True):
+    """New row ids of a subscribed feed; comes before the first row that uses one. A new epoch replaces all ids.
+
+    ``kinds``: as in :class:`SubscribedFeed`, of a feed that was not there before.
+    """
 
     subscription: int
     feed: str
     epoch: int
     instruments: dict[int, str]
+    kinds: dict[int, str] = {}
 
 
 class Status(Result, frozen=True):
@@ -391,6 +631,26 @@ class SearchHits(Result, frozen=True):
 
     id: int | str
     hits: list[SearchHit]
+
+
+class HistoryBatch(Result, frozen=True):
+    """The next piece of an instrument's bars for the running request ``id``.
+
+    The ``data`` of one instrument, one after the other, are an Arrow IPC stream.
+    """
+
+    id: int | str
+    fqme: str
+    data: memoryview
+
+
+class BackfillProgress(Result, frozen=True):
+    """How far the running request ``id`` is; see :class:`BackfillResult`. ``detail``: why it does not go on now."""
+
+    id: int | str
+    bars: int
+    missing: int
+    detail: str = ""
 
 
 class Notice(Result, frozen=True):
@@ -416,15 +676,26 @@ METHODS: dict[str, tuple[type[Params], type[Result]]] = {
     "update": (UpdateParams, SubscribeResult),
     "unsubscribe": (UnsubscribeParams, UnsubscribeResult),
     "record": (RecordParams, RecordResult),
+    "bars": (BarsParams, BarsResult),
+    "history": (HistoryParams, HistoryResult),
+    "coverage": (CoverageParams, CoverageResult),
+    "gaps": (CoverageParams, GapsResult),
+    "backfill": (BackfillParams, BackfillResult),
 }
 
 NOTIFICATIONS: dict[str, type[Result]] = {
     "rows": Rows,
     "columns": Columns,
+    "frame": TickFrame,
+    "bars": Bars,
+    "snapshot": Snapshot,
+    "replay_completed": ReplayCompleted,
     "gap": Gap,
     "instruments": Instruments,
     "status": Status,
     "search.hits": SearchHits,
+    "history.batch": HistoryBatch,
+    "backfill.progress": BackfillProgress,
     "notice": Notice,
     "heartbeat": Heartbeat,
 }

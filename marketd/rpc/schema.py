@@ -2,7 +2,7 @@
 
     {protocol, version, errors: {code: number}, methods: {name: {params, result}}, notifications: {name: params},
      envelopes: {request, result, error, notification}, rows: {row_bytes, row_hash, kinds, fields by kind, sides, flags,
-     gap_reasons}, $defs: the structs}
+     gap_reasons}, steps: {step_bytes, step_hash, kinds, fields, bar_states, index_states}, $defs: the structs}
 
 MessagePack carries what is a base64 text in these schemas, the rows of a message, as binary data.
 """
@@ -10,12 +10,14 @@ MessagePack carries what is a base64 text in these schemas, the rows of a messag
 from __future__ import annotations
 
 import sys
+from enum import IntEnum
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from marketd.model import Flag, GapReason, Side
-from marketd.ring import layout
+from marketd.ring import layout, steps
 from marketd.rpc import messages
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -39,6 +41,7 @@ def schema() -> dict[str, Any]:
         "notifications": {name: reference[params] for name, params in messages.NOTIFICATIONS.items()},
         "envelopes": envelopes(reference[messages.ErrorBody]),
         "rows": rows(),
+        "steps": step_rows(),
         "$defs": definitions,
     }
 
@@ -79,16 +82,36 @@ def rows() -> dict[str, Any]:
         "row_bytes": layout.ROW_BYTES,
         "row_hash": f"{layout.dtype_hash():016x}",
         "kinds": {name: number for number, name in layout.KIND_NAMES.items()},
-        "fields": {
-            layout.KIND_NAMES[kind]: {
-                name: {"offset": found[1], "type": found[0].str} for name, found in (dtype.fields or {}).items()
-            }
-            for kind, dtype in layout.BY_KIND.items()
-        },
-        "sides": {side.name.lower(): int(side) for side in Side},
+        "fields": {layout.KIND_NAMES[kind]: fields(dtype) for kind, dtype in layout.BY_KIND.items()},
+        "sides": numbers(Side),
         "flags": {flag.name.lower(): int(flag) for flag in Flag if flag.name},
-        "gap_reasons": {reason.name.lower(): int(reason) for reason in GapReason},
+        "gap_reasons": numbers(GapReason),
     }
+
+
+def step_rows() -> dict[str, Any]:
+    """Describe the bytes of bars and index events; ``kinds`` has the first and the last number of each sort."""
+    return {
+        "step_bytes": steps.STEP_BYTES,
+        "step_hash": f"{steps.STEPS.hash():016x}",
+        "kinds": {
+            "bar": [steps.BAR_KIND_FIRST, steps.BAR_KIND_FIRST + steps.SERIES_MAX - 1],
+            "index": [steps.INDEX_KIND_FIRST, steps.INDEX_KIND_FIRST + steps.SERIES_MAX - 1],
+        },
+        "fields": {"bar": fields(steps.BAR), "index": fields(steps.INDEX)},
+        "bar_states": numbers(steps.BarState),
+        "index_states": numbers(steps.IndexState),
+    }
+
+
+def fields(dtype: np.dtype[np.void]) -> dict[str, Any]:
+    """Say where each field is."""
+    return {name: {"offset": found[1], "type": found[0].str} for name, found in (dtype.fields or {}).items()}
+
+
+def numbers(names: type[IntEnum]) -> dict[str, int]:
+    """Say which number each name has."""
+    return {each.name.lower(): int(each) for each in names}
 
 
 def text() -> str:

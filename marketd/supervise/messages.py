@@ -1,13 +1,15 @@
-"""What the supervisor and its actors say to each other. Control only: no row of market data comes this way."""
+"""What the supervisor and its actors say to each other. Control only: of market data, pages of the past at most."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from marketd.model import MktPair
 from marketd.rpc.messages import ClientStatus, FeedState
+
+ROUTE_S = 5.0  # what a request that goes through the supervisor may take longer than the work itself
 
 # --- specs: what an actor is started with ---
 
@@ -52,8 +54,24 @@ class FeedSpec(msgspec.Struct, frozen=True):
     begun: bool = False  # a successor of a feed that had begun does not wait for a client again
 
 
+class SeriesInfo(msgspec.Struct, frozen=True):
+    """One series of a feed's bars: its period's name, its kind in the step ring, its segment.
+
+    ``period_ns`` is 0 where no period ends the bars.
+    """
+
+    name: str
+    kind: int
+    period_ns: int
+    path: str
+
+
 class FeedInfo(msgspec.Struct, frozen=True):
-    """What a gateway needs to read a feed."""
+    """What a gateway and the sampler need to read a feed.
+
+    ``recorded``: its clock is what its rows say, and not the machine's. Without ``series`` it has no bars, and no step
+    ring either.
+    """
 
     name: str
     backend: str
@@ -62,6 +80,35 @@ class FeedInfo(msgspec.Struct, frozen=True):
     bells_path: str
     state: FeedState
     detail: str = ""
+    recorded: bool = False
+    series: list[SeriesInfo] = []
+    steps_path: str = ""
+    steps_bells_path: str = ""
+
+
+class SamplerSpec(msgspec.Struct, frozen=True):
+    """The sampler's share of the configuration; see ``[bars]`` there."""
+
+    feeds: list[FeedInfo]
+    lateness_ms: float
+    lateness_ms_by_feed: dict[str, float] = {}
+    activity: dict[str, list[str]] = {}
+
+    def lateness_ms_of(self, feed: str) -> float:
+        """How late a feed's ticks may be."""
+        return self.lateness_ms_by_feed.get(feed, self.lateness_ms)
+
+
+class HistorySpec(msgspec.Struct, frozen=True):
+    """The history manager's share of the configuration; see ``[history]`` there."""
+
+    feeds: list[FeedInfo]
+    periods: list[str]
+    store_path: str
+    socket_path: str
+    depth_days: float
+    flush_s: float
+    verify_every_s: float
 
 
 class LimitsSpec(msgspec.Struct, frozen=True):
@@ -83,6 +130,7 @@ class GatewaySpec(msgspec.Struct, frozen=True):
     instance: str
     listen: list[str]
     limits: LimitsSpec = LimitsSpec()
+    history_socket: str = ""
 
 
 # --- supervisor -> feed ---
@@ -123,6 +171,19 @@ class FeedFind(msgspec.Struct, frozen=True):
     carry: bool = False
 
 
+class FeedPage(msgspec.Struct, frozen=True):
+    """Request ``page`` to a live feed: of ``[start_ns, end_ns)`` the bars that one page of the venue's has of its end.
+
+    Or, with ``period_s`` 0, trades, of its beginning. Answered with :class:`PageResult`.
+    """
+
+    fqme: str
+    period_s: int
+    start_ns: int
+    end_ns: int
+    timeout_s: float
+
+
 class FeedOutage(msgspec.Struct, frozen=True):
     """Notification ``outage`` to a feed: a simulated venue goes away for so long."""
 
@@ -145,6 +206,64 @@ class FeedReport(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class PageResult(msgspec.Struct, frozen=True):
+    """What a venue's page has, or why there is none.
+
+    ``outcome``: ``page``; ``empty``, the venue has nothing there; ``none``, it has no such history; ``refused``, not
+    this one, for now; ``failed``, it could not be asked, and ``retry_s`` says when to try again, if anybody knows.
+
+    ``bars`` are open_ns, open, high, low, close, volume and trade count (-1: not known); ``trades`` event_ns, trade id,
+    price, size and side, and ``next_ns`` is where the next page of trades begins, 0 after the last.
+    """
+
+    outcome: Literal["page", "empty", "none", "refused", "failed"]
+    bars: list[tuple[int, float, float, float, float, float, int]] = []
+    trades: list[tuple[int, int, float, float, int]] = []
+    next_ns: int = 0
+    rows_max: int = 0
+    detail: str = ""
+    retry_s: float = 0.0
+
+
+# --- history manager -> supervisor: `HistoryStatus` with every pulse ---
+
+
+class FilledBars(msgspec.Struct, frozen=True):
+    """Notification ``fill``, by way of the supervisor to the sampler: bars as the venue has told them afterwards.
+
+    ``kind``: of the series in the step ring; ``bars`` as in :class:`PageResult`.
+    """
+
+    feed: str
+    instrument: int
+    kind: int
+    bars: list[tuple[int, float, float, float, float, float, int]]
+
+
+# --- sampler -> supervisor ---
+
+
+class SampledFeed(msgspec.Struct):
+    """Counts of one feed: rows read, steps begun, bars told, revised ones, rows lost, trades of no known time; bars of
+    which something was missing and that their venue has told since.
+    """
+
+    rows: int = 0
+    steps: int = 0
+    bars: int = 0
+    revised: int = 0
+    lapped: int = 0
+    misdated: int = 0
+    filled: int = 0
+
+
+class SamplerReport(msgspec.Struct, frozen=True):
+    """The sampler's statistics, sent with every pulse."""
+
+    feeds: dict[str, SampledFeed]
+    clock_jumps: int
+
+
 # --- gateway -> supervisor ---
 
 
@@ -158,6 +277,15 @@ class GatewayReport(msgspec.Struct, frozen=True):
     """A gateway's statistics, sent with every pulse."""
 
     clients: list[ClientStatus]
+
+
+class RoutePage(msgspec.Struct, frozen=True):
+    """Request ``page`` of the history manager: ask one feed; answered with :class:`PageResult`, which goes through
+    unread.
+    """
+
+    feed: str
+    page: FeedPage
 
 
 class RouteSearch(msgspec.Struct, frozen=True):
@@ -198,4 +326,5 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 # Requests of a gateway without parameters: `feeds` -> list[FeedInfo], `status` -> StatusResult,
-# `backends` -> list[BackendInfo]. The supervisor notifies gateways of `feeds_changed` with a list[FeedInfo].
+# `backends` -> list[BackendInfo]. The supervisor notifies gateways and the sampler of `feeds_changed` with a
+# list[FeedInfo].

@@ -12,10 +12,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from marketd.config import Config
+from marketd.clock import SECOND_NS
+from marketd.config import Bars, Config
 from marketd.errors import InstanceRunningError
 from marketd.paths import Paths
-from marketd.ring import doorbell, segment, table, writer
+from marketd.periods import parse_activity, parse_period
+from marketd.ring import bars, doorbell, segment, table, writer
+from marketd.ring.steps import BAR_KIND_FIRST, STEPS
+from marketd.supervise.messages import SeriesInfo
+
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+OTHER_ROWS = 4096
 
 
 @contextlib.contextmanager
@@ -45,7 +52,7 @@ def instance_lock(paths: Paths, instance: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_segments(config: Config, paths: Paths) -> Iterator[None]:
-    """Make every feed's ring, instrument table and doorbells, and unlink them all at the end.
+    """Make every feed's ring, instrument table, bars and doorbells, and unlink them all at the end.
 
     Raises:
         SegmentError: there is no room, with what is needed and where.
@@ -56,9 +63,50 @@ def open_segments(config: Config, paths: Paths) -> Iterator[None]:
             writer.create_ring(paths.segment(feed, "ring"), config.ring.rows)
             table.create_table(paths.segment(feed, "table"), config.ring.instruments)
             doorbell.create_bells(paths.segment(feed, "bells"))
+            series = series_of(config.bars, feed, paths)
+            for one in series:
+                bars.create_bars(
+                    Path(one.path),
+                    rows=rows_held(config.bars, one),
+                    instruments=config.ring.instruments,
+                    period_ns=one.period_ns,
+                )
+            if series:
+                writer.create_ring(paths.segment(feed, "steps"), config.bars.step_rows, STEPS)
+                doorbell.create_bells(paths.segment(feed, "steps-bells"))
         yield
     finally:
         sweep(paths)
+
+
+def series_of(config: Bars, feed: str, paths: Paths) -> list[SeriesInfo]:
+    """List the bars that are made of a feed: those of time, the shortest period first, then the others."""
+    periods = sorted((parse_period(text) for text in config.periods), key=lambda period: period.size)
+    names = dict.fromkeys(name for names in config.activity.values() for name in names)
+    return [
+        SeriesInfo(
+            name=period.name,
+            kind=BAR_KIND_FIRST + number,
+            period_ns=period.period_ns,
+            path=str(paths.segment(feed, f"bars-{period.name}")),
+        )
+        for number, period in enumerate([*periods, *map(parse_activity, names)])
+    ]
+
+
+def rows_held(config: Bars, series: SeriesInfo) -> int:
+    """Say how many bars of each instrument are held: an hour of 1 s, a week of 1 min, a month of 1 h, a year of 1 d."""
+    given = config.rows.get(series.name)
+    if given is not None:
+        return given
+    if not series.period_ns:
+        return OTHER_ROWS
+    period_s = series.period_ns // SECOND_NS
+    if period_s < MINUTE_S:
+        return max(960, HOUR_S // period_s)
+    if period_s < HOUR_S:
+        return max(672, 7 * DAY_S // period_s)
+    return max(366, 30 * DAY_S // period_s)
 
 
 def sweep(paths: Paths) -> list[Path]:

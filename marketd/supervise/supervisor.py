@@ -1,4 +1,4 @@
-"""The root of the tree: starts the feeds and the gateway, keeps them running, and stops them all.
+"""The root of the tree: starts feeds, sampler, history manager and gateway, keeps them running, and stops them all.
 
 Start and stop on one page: :func:`run`. What one actor may ask of another goes through here and has a deadline; the
 supervisor itself waits for nobody.
@@ -31,6 +31,7 @@ from marketd.rpc.messages import (
     ClientStatus,
     FeedState,
     FeedStatus,
+    HistoryStatus,
     RecordResult,
     SearchHit,
     StatusResult,
@@ -38,6 +39,7 @@ from marketd.rpc.messages import (
 from marketd.supervise.actor import Child, Tree, open_tree
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
+    ROUTE_S,
     ActorSpec,
     Demand,
     FeedBegin,
@@ -48,19 +50,25 @@ from marketd.supervise.messages import (
     FeedReport,
     FeedSearch,
     FeedSpec,
+    FilledBars,
     Found,
     GatewayReady,
     GatewayReport,
     GatewaySpec,
+    HistorySpec,
     LogSpec,
     RouteFind,
+    RoutePage,
     RouteRecord,
     RouteSearch,
+    SamplerReport,
+    SamplerSpec,
 )
-from marketd.supervise.segments import instance_lock, open_segments
+from marketd.supervise.segments import instance_lock, open_segments, series_of
 from marketd.supervise.service import Service
 
 GATEWAY_GRACE_S = 1.6
+HISTORY_GRACE_S = 5.0  # to write what is not on disk yet
 SEARCH_TIMEOUT_S = 5.0
 NOTIFY_TIMEOUT_S = 1.0
 FIND_TIMEOUT_S = 3.0
@@ -102,6 +110,10 @@ async def run(
                 async with trio.open_nursery() as services:
                     for feed in supervisor.feeds.values():
                         services.start_soon(feed.service.keep, tree)
+                    if supervisor.sampler is not None:
+                        services.start_soon(supervisor.sampler.keep, tree)
+                    if supervisor.history is not None:
+                        services.start_soon(supervisor.history.keep, tree)
                     services.start_soon(supervisor.keep_gateway, tree)
                     services.start_soon(supervisor.tell_actors)
                     log.info("daemon.started", instance=config.instance, version=__version__, pid=os.getpid())
@@ -204,7 +216,7 @@ class FeedService:
         return "finished" if self._final is not None and self.service.state == "live" else self.service.state
 
     def info(self) -> FeedInfo:
-        """What a gateway needs to read it."""
+        """What a gateway and the sampler need to read it."""
         path = self._paths.segment
         return FeedInfo(
             name=self.name,
@@ -214,6 +226,10 @@ class FeedService:
             bells_path=str(path(self.name, "bells")),
             state=self.state,
             detail=self.service.detail,
+            recorded=backends.load(self.backend).recorded,
+            series=series_of(self._config.bars, self.name, self._paths),
+            steps_path=str(path(self.name, "steps")),
+            steps_bells_path=str(path(self.name, "steps-bells")),
         )
 
     def status(self) -> FeedStatus:
@@ -234,6 +250,7 @@ class FeedService:
             last_event_ns=total.last_event_ns,
             last_received_ns=total.last_received_ns,
             detail=self.service.detail or total.detail,
+            bars=self._supervisor.sampled(self.name),
         )
 
     def keep_last_report(self) -> None:
@@ -277,6 +294,8 @@ class Supervisor:
         self._changed = trio.Event()
         self._addresses: list[str] = []
         self.feeds = {name: FeedService(name, config, paths, self) for name in config.feeds}
+        self.sampler = Service("sampler", self._sampler_spec, lambda link: None) if config.bars.periods else None
+        self.history = self._history_service()
         self.gateway = Service(
             "gateway",
             self._gateway_spec,
@@ -288,7 +307,8 @@ class Supervisor:
     @property
     def services(self) -> list[Service]:
         """All services in the order of their start."""
-        return [*(feed.service for feed in self.feeds.values()), self.gateway]
+        others = [service for service in (self.sampler, self.history) if service is not None]
+        return [*(feed.service for feed in self.feeds.values()), *others, self.gateway]
 
     async def keep_gateway(self, tree: Tree) -> None:
         """Let clients in once every feed is live or has failed for the first time, so that names are known by then."""
@@ -301,11 +321,14 @@ class Supervisor:
         await self.gateway.keep(tree)
 
     async def stop(self) -> None:
-        """Stop the feeds, then the gateway, which first gives its clients what the feeds had still written."""
+        """Stop the feeds, then who reads them; the gateway first gives its clients what the others had written."""
         async with trio.open_nursery() as nursery:
             for feed in self.feeds.values():
                 feed.keep_last_report()
                 nursery.start_soon(feed.service.stop)
+        for service in (self.sampler, self.history):
+            if service is not None:
+                await service.stop()
         await self.gateway.stop()
 
     async def stop_on_signal(self) -> None:
@@ -328,14 +351,18 @@ class Supervisor:
         self._changed.set()
 
     async def tell_actors(self) -> None:
-        """After each change, tell the gateway the feeds' states, and those feeds to begin that wait for a client.
+        """After each change, tell who reads feeds their states, and those feeds to begin that wait for a client.
 
         Several changes may go in one message.
         """
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
-            await self._tell(self.gateway, "feeds_changed", [feed.info() for feed in self.feeds.values()])
+            infos = [feed.info() for feed in self.feeds.values()]
+            await self._tell(self.gateway, "feeds_changed", infos)
+            for service in (self.sampler, self.history):
+                if service is not None:
+                    await self._tell(service, "feeds_changed", infos)
             for feed in self.feeds.values():
                 if feed.service.state == "live":
                     await self._tell_demand(feed)
@@ -359,6 +386,51 @@ class Supervisor:
             except ActorError as error:
                 log.debug("notify.failed", service=service.name, method=method, error=str(error))
 
+    def _sampler_spec(self) -> ActorSpec:
+        bars = self._config.bars
+        spec = SamplerSpec(
+            feeds=[feed.info() for feed in self.feeds.values()],
+            lateness_ms=bars.lateness_ms,
+            lateness_ms_by_feed=bars.lateness_ms_by_feed,
+            activity=bars.activity,
+        )
+        return _actor_spec("sampler", "marketd.sample.actor:run_sampler", spec, self._config)
+
+    # --- history ---
+
+    def _history_service(self) -> Service | None:
+        """Make the history manager's service, if there is anything for it to store."""
+        stored = any(not backends.load(feed.backend).recorded for feed in self.feeds.values())
+        if not stored or not set(self._config.history.periods) & set(self._config.bars.periods):
+            return None
+        return Service("history", self._history_spec, self._history_handlers, grace_s=HISTORY_GRACE_S)
+
+    def _history_spec(self) -> ActorSpec:
+        history = self._config.history
+        spec = HistorySpec(
+            feeds=[feed.info() for feed in self.feeds.values()],
+            periods=history.periods,
+            store_path=history.store or str(self._paths.store),
+            socket_path=str(self._paths.history_socket),
+            depth_days=history.depth_days,
+            flush_s=history.flush_s,
+            verify_every_s=history.verify_every_s,
+        )
+        return _actor_spec("history", "marketd.history.actor:run_history", spec, self._config)
+
+    def _history_handlers(self, link: Link) -> None:
+        link.handle("page", RoutePage, self._route_page)
+        link.handle("fill", FilledBars, self._route_fill)
+
+    async def _route_fill(self, told: FilledBars) -> None:
+        if self.sampler is not None:
+            await self._tell(self.sampler, "fill", told)
+
+    async def _route_page(self, request: RoutePage) -> msgspec.Raw:
+        link = self._feed_link(request.feed)
+        timeout_s = request.page.timeout_s + ROUTE_S
+        return await link.request("page", request.page, result=msgspec.Raw, timeout_s=timeout_s)
+
     # --- what a gateway may ask ---
 
     def _gateway_spec(self) -> ActorSpec:
@@ -366,7 +438,12 @@ class Supervisor:
         unix = f"unix:{self._paths.socket}"
         if self._config.gateway.unix and unix not in listen:
             listen.append(unix)
-        spec = GatewaySpec(instance=self._config.instance, listen=listen, limits=self._config.gateway.limits)
+        spec = GatewaySpec(
+            instance=self._config.instance,
+            listen=listen,
+            limits=self._config.gateway.limits,
+            history_socket=str(self._paths.history_socket) if self.history is not None else "",
+        )
         return _actor_spec("gateway", "marketd.gateway.actor:run_gateway", spec, self._config)
 
     def _gateway_handlers(self, link: Link) -> None:
@@ -473,7 +550,22 @@ class Supervisor:
             actors=[own, *(service.status() for service in self.services)],
             feeds=feeds,
             clients=self._clients(),
+            history=self._stored(),
         )
+
+    def sampled(self, feed: str) -> dict[str, int]:
+        """What the sampler has last counted of a feed; nothing if it has not said anything yet."""
+        child = self.sampler.child if self.sampler is not None else None
+        if child is None or child.last_pulse is None or not len(child.last_pulse.statistics):
+            return {}
+        report = msgspec.msgpack.decode(child.last_pulse.statistics, type=SamplerReport)
+        return msgspec.structs.asdict(report.feeds[feed]) if feed in report.feeds else {}
+
+    def _stored(self) -> HistoryStatus | None:
+        child = self.history.child if self.history is not None else None
+        if child is None or child.last_pulse is None or not len(child.last_pulse.statistics):
+            return None
+        return msgspec.msgpack.decode(child.last_pulse.statistics, type=HistoryStatus)
 
     def _clients(self) -> list[ClientStatus]:
         child = self.gateway.child

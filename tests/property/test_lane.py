@@ -12,10 +12,11 @@ from marketd.feed.lane import Lane
 from marketd.feed.qualities import Qualities
 from marketd.feed.tracks import Tracks
 from marketd.model import GapReason, Kind, Quality
+from marketd.ring.layout import Row
 from tests.fake_venue import BASE_NS, market, quote_row, trade_row
 from tests.fakes import ListSink
 
-KINDS = frozenset({Kind.TRADE, Kind.QUOTE})
+KINDS = frozenset({Kind.TRADE, Kind.QUOTE, Kind.LEVEL})
 MS = 10**6
 
 
@@ -306,3 +307,34 @@ def test_every_reason_makes_some_quality_other_than_ok(reason):
     world = World(instruments=1)
     world.tracks.begin_outage(1, reason, 0, now(1))
     assert world.sink.qualities[-1][1] is not Quality.OK
+
+
+def test_book_of_a_successor_takes_the_place_of_the_one_before():
+    """It begins anew, older than where the first had got to, and all of it goes through."""
+    world = World(instruments=1)
+    old, new = world.lane(), world.lane(succeeds=True)
+    old.acked(1, now(0))
+    for step in range(3):
+        old.append(level_row(step, price=100.0 + step))
+    for step in (1, 2, 4):
+        new.append(level_row(step, price=200.0 + step))
+    new.acked(1, now(4))
+    assert len(world.sink.rows) == 3
+    new.take_over(old, ended=None, heard_ns=now(4), now_ns=now(5))
+    assert [row[7] for row in world.sink.rows] == [100.0, 101.0, 102.0, 201.0, 202.0, 204.0]
+
+
+def test_gap_begins_with_the_kind_that_spoke_longest_ago_where_there_are_levels_too():
+    world = World(instruments=1)
+    lane = world.lane()
+    lane.acked(1, now(0))
+    lane.append(quote_row(1, 1, now(1)))
+    lane.append(level_row(7, price=100.0))
+    world.tracks.begin_outage(1, GapReason.CHECKSUM, now(9), now(9))
+    assert world.sink.qualities[-1] == (1, Quality.RESYNCING)
+    world.tracks.end_outage(1, now(10))
+    assert [row[7:10] for row in world.sink.gaps] == [(now(1), now(10), GapReason.CHECKSUM)]
+
+
+def level_row(step: int, *, price: float) -> Row:
+    return (now(step), now(step), 0, 1, int(Kind.LEVEL), 1, 1, price, 1.0, 0.0, 0.0)

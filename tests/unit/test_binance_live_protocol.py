@@ -54,10 +54,13 @@ def book_ticker(update_id, symbol="BTCUSDT"):
     return {"stream": f"{symbol.lower()}@bookTicker", "data": data}
 
 
+def encode(message):
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
 def feed(protocol, *messages):
     for message in messages:
-        payload = message if isinstance(message, bytes) else json.dumps(message, separators=(",", ":")).encode()
-        protocol.receive(payload, RECEIVED_NS)
+        protocol.receive(message if isinstance(message, bytes) else encode(message), RECEIVED_NS)
 
 
 def test_subscribing_asks_for_the_configured_streams_and_registers_the_instruments_at_once():
@@ -209,6 +212,22 @@ def test_a_broken_message_is_a_gap_of_the_instrument_it_names(payload):
     feed(protocol, payload)
     assert protocol.counts.bad == 1
     assert [(gap[3], gap[9]) for gap in sink.gaps] == [(2, GapReason.MALFORMED)]
+
+
+def test_gap_of_a_broken_message_begins_with_the_newest_row_of_what_it_may_have_held():
+    protocol, sink = opened(BTC, ETH)
+    feed(protocol, agg_trade(1), agg_trade(1, "ETHUSDT", at=3), book_ticker(1))
+    feed(protocol, encode(agg_trade(2))[:-9], encode(book_ticker(2))[:-9], b'{"u":5,"s":"BTCUSDT","b":', b"garbage")
+    # A quote of the spot market has no time but ours.
+    begins = [(1, T_NS), (1, RECEIVED_NS), (1, T_NS), (0, T_NS + 3_000_000)]
+    assert [(gap[3], gap[7]) for gap in sink.gaps] == begins
+    assert all(gap[8:10] == (RECEIVED_NS, GapReason.MALFORMED) for gap in sink.gaps)
+
+
+def test_gap_of_garbage_before_any_row_begins_with_the_connections_first_message():
+    protocol, sink = opened(BTC)
+    protocol.receive(b"garbage", RECEIVED_NS + 5)
+    assert [gap[3:4] + gap[7:9] for gap in sink.gaps] == [(0, RECEIVED_NS, RECEIVED_NS + 5)]
 
 
 def test_a_broken_message_that_names_nobody_may_be_of_any():

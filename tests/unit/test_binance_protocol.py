@@ -174,6 +174,12 @@ def test_impossible_values_are_bad_and_leave_a_gap(message):
     assert [(gap[3], gap[9]) for gap in sink.gaps] == [(1, GapReason.MALFORMED)]
 
 
+def test_quote_of_all_instruments_that_can_not_be_used_may_have_been_of_any():
+    protocol, sink = opened(f"{FUTURES}/stream?streams=!bookTicker")
+    feed(protocol, combined(book_ticker(1), "!bookTicker"), combined(book_ticker(2, b="?"), "!bookTicker"))
+    assert [(gap[3], *gap[7:10]) for gap in sink.gaps] == [(0, RECEIVED_NS, RECEIVED_NS, GapReason.MALFORMED)]
+
+
 def test_malformed_trade_is_known_by_number_once_the_next_one_comes():
     protocol, sink = opened()
     feed(protocol, combined(agg_trade(1)), combined(agg_trade(2, p="?")), combined(agg_trade(3, at=9)))

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from backends.live import Bucket, HttpRequest
 from marketd.clock import SECOND_NS
 from marketd.feed.budget import BudgetState, Priority
 from marketd.feed.fetch import Fetcher, FetchFailed
 from marketd.feed.gate import BudgetError, RateGate
-from marketd.http import HttpBadResponse, HttpError, HttpTlsError, Response
+from marketd.http import ONCE, HttpBadResponse, HttpError, HttpTlsError, Response
 from tests.fake_venue import FakeServer, FakeVenue, TrioClock, reply
 
 REQUEST = HttpRequest("GET", "/x", weight=10)
@@ -97,6 +98,7 @@ async def test_backfill_gets_through_once_the_others_are_done(autojump_clock):
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(repair)
+        await trio.testing.wait_all_tasks_blocked()  # or trio, which starts tasks in any order, may let it go first
         nursery.start_soon(backfill)
     assert 19 <= got[0] <= 22
 
@@ -208,6 +210,24 @@ async def test_server_error_is_retried_and_then_given_up(autojump_clock):
         await asker.fetch(REQUEST, Priority.REPAIR, timeout_s=60)
     assert len(server.requests) == 4
     assert asker.gate.budget.used("rest", TrioClock().now_ns()) == 40
+
+
+@pytest.mark.parametrize(
+    ("outcome", "retry_s"),
+    [
+        (reply(b"", 503), 0.0),
+        (reply(b"", 503, Retry_After="20"), 20.0),
+        (reply(b"", 429, Retry_After="30"), 30.0),
+        (HttpBadResponse("cut"), 0.0),
+    ],
+)
+async def test_request_of_who_has_a_policy_of_his_own_is_made_once(autojump_clock, outcome, retry_s):
+    """Whatever comes of it; and he is told for how long the venue wants to be left alone."""
+    asker, server = fetcher(lambda: outcome)
+    with pytest.raises(FetchFailed) as failure:
+        await asker.fetch_all([REQUEST, REQUEST], Priority.REPAIR, timeout_s=60, policy=ONCE)
+    assert len(server.requests) == 1
+    assert failure.value.retry_s == retry_s
 
 
 async def test_answer_that_is_no_http_is_retried(autojump_clock):

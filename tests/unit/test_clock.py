@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from marketd.clock import SECOND_NS, RecordingClock, SystemClock
+from marketd.clock import SECOND_NS, PunctualClock, RecordingClock, SystemClock
 
 ORIGIN_NS = 1_626_992_740_179_554_000
 
@@ -36,9 +36,11 @@ def test_impossible_speed_is_refused(speed: float) -> None:
         RecordingClock(speed)
 
 
-async def test_system_clock_returns_at_once_for_what_is_past() -> None:
+@pytest.mark.parametrize("clock", [SystemClock(), PunctualClock()])
+async def test_machines_clocks_never_wake_early_and_return_at_once_for_what_is_past(clock: SystemClock) -> None:
     with trio.fail_after(5):
-        await SystemClock().sleep_until(0)
-        deadline_ns = time.time_ns() + SECOND_NS // 20
-        await SystemClock().sleep_until(deadline_ns)
-    assert time.time_ns() >= deadline_ns
+        await clock.sleep_until(0)
+        for ahead_ns in (SECOND_NS // 20, SECOND_NS // 1000):
+            deadline_ns = time.time_ns() + ahead_ns
+            await clock.sleep_until(deadline_ns)
+            assert time.time_ns() >= deadline_ns

@@ -173,6 +173,13 @@ async def test_recording_holds_what_came_while_it_ran_and_nothing_is_overwritten
         await feed.record(FeedRecord("one", 0.01))
 
 
+async def test_feed_without_messages_has_nothing_to_record(feed: Feed, spec: FeedSpec) -> None:
+    feed.source.url = ""  # type: ignore[misc]
+    with pytest.raises(RequestRefused, match="plays saved trades: it has no traffic"):
+        await feed.record(FeedRecord("one", 1.0))
+    assert not Path(spec.recordings_path).exists()
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

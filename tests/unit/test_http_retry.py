@@ -5,6 +5,7 @@ import random
 import pytest
 
 from marketd.http import (
+    ONCE,
     Fine,
     GiveUp,
     Headers,
@@ -53,6 +54,14 @@ def test_answer_below_400_is_fine(status: int) -> None:
 def test_wrong_request_is_never_repeated(status: int) -> None:
     assert isinstance(verdict(answer(status)), GiveUp)
     assert isinstance(verdict(answer(status, Retry_After="1")), GiveUp)
+
+
+def test_who_gives_up_is_told_how_long_the_server_wants_to_be_left_alone() -> None:
+    assert verdict(answer(503, Retry_After="7"), 2) == GiveUp("3 attempts were made", 7.0)
+    assert decide(0, answer(503), True, NOW_NS, policy=ONCE) == GiveUp("one attempt was made", 0.0)
+    too_late = verdict(answer(429, Retry_After="60"), remaining_s=10.0)
+    assert isinstance(too_late, GiveUp)
+    assert too_late.asked_s == 60.0
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 520])

@@ -11,15 +11,17 @@ import pytest
 from backends.kraken.history import TooManyRequestsError
 from backends.kraken.instruments import guess
 from backends.kraken.live import KrakenSpot
-from backends.live import LiveConfig, Maintenance, NoData, Pong, Refused, Subscribed
+from backends.live import LiveConfig, Maintenance, NoData, Pong, Refused, Resync, Subscribed
 from marketd.errors import WireError
 from marketd.http import Headers
 from marketd.http import Response as HttpResponse
-from marketd.model import Kind
+from marketd.model import GapReason, Kind
 from marketd.testvenue import listing
+from marketd.testvenue.faults import spoil_checksum
 from marketd.testvenue.kraken.venue import Kraken
 from marketd.testvenue.venue import Request, Say
 from tests.fakes import ListSink
+from tests.rebuilt_book import RebuiltBook, venue_book
 from tests.venue_sides import NOW_NS, market
 
 SECOND_NS = 10**9
@@ -94,6 +96,42 @@ def test_every_listed_instrument_is_subscribed_to_and_speaks(theirs, ours):
     for row in sink.data:
         kinds[sink.markets[row[3] - 1].fqme].add(row[4])
     assert kinds == {market.fqme: {Kind.TRADE, Kind.QUOTE} for market in markets}
+
+
+def test_book_is_the_venues_own_after_each_of_its_messages(theirs):
+    """Checksums, levels that fall out of the depth, and those that come back."""
+    ours = KrakenSpot(LiveConfig(kinds=["book"]))
+    markets = listed(theirs, ours)
+    session, connection, sink = connected(theirs, ours, markets)
+    first = theirs.market.quotes_before(0, NOW_NS) + 1
+    channel = session.channels["book-10:BTC/USD"]
+    reader = RebuiltBook()
+    for number in range(first, first + 200):
+        connection.receive(channel.on_quote(theirs.market.quote(0, number)), NOW_NS)
+        for row in sink.of_kind(Kind.LEVEL):
+            if sink.markets[row[3] - 1].fqme == "xbt/usd.spot.kraken":
+                reader.take(row[5], row[6], row[7], row[8])
+        sink.rows.clear()
+        assert reader.sides() == venue_book(theirs.market, 0, number, 10)
+    assert (connection.counts.bad, connection.counts.unknown) == (0, 0)
+    assert not any(isinstance(event, Resync) for event in connection.events())
+
+
+def test_wrong_checksum_is_noticed_and_the_book_asked_for_again_is_right(theirs):
+    ours = KrakenSpot(LiveConfig(kinds=["book"]))
+    [xbt, *_] = markets = listed(theirs, ours)
+    session, connection, sink = connected(theirs, ours, markets)
+    connection.events()
+    quote = theirs.market.quote(0, theirs.market.quotes_before(0, NOW_NS) + 1)
+    connection.receive(spoil_checksum(session.channels["book-10:BTC/USD"].on_quote(quote)), NOW_NS)
+    assert connection.events() == [Resync(xbt.fqme, GapReason.CHECKSUM)]
+    rows = len(sink.rows)
+    connection.unsubscribe([xbt])
+    connection.subscribe([xbt])
+    talk(session, connection)
+    assert connection.events() == [Subscribed((xbt.fqme,))]
+    assert len(sink.rows) == rows + 21
+    assert connection.live == {market.fqme for market in markets}
 
 
 def test_unsubscribed_instruments_fall_silent(theirs, ours):

@@ -178,6 +178,23 @@ def test_malformed_trade_is_a_gap_from_the_one_before_it():
     assert [(gap[3], *gap[7:10]) for gap in sink.gaps] == [(1, T_NS, RECEIVED_NS, GapReason.MALFORMED)]
 
 
+def test_gap_of_a_broken_message_begins_with_the_newest_row_of_what_it_may_have_held():
+    connection, sink = live(XBT, ETH)
+    feed(connection, said("trade", trade(1)), said("ticker", ticker(ms=2)))
+    feed(connection, said("trade", trade(1, ms=4, symbol="ETH/BTC")))
+    feed(connection, said("trade", trade(2))[:-9], said("ticker", ticker())[:-9])
+    feed(connection, b'{"data":[{"symbol":"BTC/USD"', b"garbage")
+    begins = [(1, T_NS), (1, T_NS + 2_000_000), (1, T_NS), (0, T_NS + 2_000_000)]
+    assert [(gap[3], gap[7]) for gap in sink.gaps] == begins
+    assert all(gap[8:10] == (RECEIVED_NS, GapReason.MALFORMED) for gap in sink.gaps)
+
+
+def test_gap_of_garbage_before_any_row_begins_with_the_connections_first_message():
+    connection, sink = live(XBT)
+    connection.receive(b"garbage", RECEIVED_NS + 5)
+    assert [gap[3:4] + gap[7:9] for gap in sink.gaps] == [(0, RECEIVED_NS, RECEIVED_NS + 5)]
+
+
 @pytest.mark.parametrize(
     "reply",
     [

@@ -33,7 +33,10 @@ def test_recording_of_a_live_feed_finds_its_protocol_again():
     assert venue().ws_url.startswith(BACKEND.url_prefixes)
 
 
-@pytest.mark.parametrize(("kinds", "streams"), [(["trade"], 1), (["trade", "quote"], 2), (["quote", "quote"], 1)])
+@pytest.mark.parametrize(
+    ("kinds", "streams"),
+    [(["trade"], 1), (["trade", "quote"], 2), (["quote", "quote"], 1), (["trade", "quote", "book"], 3)],
+)
 def test_an_instrument_takes_a_stream_for_each_kind(kinds, streams):
     assert venue(kinds=kinds).limits.streams_per_instrument == streams
 

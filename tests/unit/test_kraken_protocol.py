@@ -167,7 +167,7 @@ def test_garbage_may_have_been_a_row_of_any_instrument_but_not_in_a_channel_with
     protocol, sink = opened()
     feed(protocol, said("trade", trade(1)), b"garbage", b'{"channel":"trade","type"', b'{"channel":"nov')
     assert [(gap[3], gap[9]) for gap in sink.gaps] == [(0, GapReason.MALFORMED)] * 3
-    feed(protocol, b'{"channel":"book","type":', b'{"method":"subscribe","res', b'{"error":"Currency')
+    feed(protocol, b'{"channel":"ohlc","type":', b'{"method":"subscribe","res', b'{"error":"Currency')
     assert len(sink.gaps) == 3
     assert protocol.counts.bad == 6
 
@@ -183,11 +183,10 @@ def ack(channel, symbol, **changes):
         (b'{"channel":"heartbeat"}', "heartbeat"),
         (b'{ "channel" : "heartbeat" }', "heartbeat"),
         (said("status", {"system": "online", "version": "2.0.0", "connection_id": 12393906104898154338}), "status"),
-        (said("book", {"symbol": "BTC/USD", "bids": [], "asks": []}), "book"),
         (said("level3", {"symbol": "BTC/USD"}), "level3"),
         (said("ohlc", {"symbol": "BTC/USD", "interval": 1}), "ohlc"),
         (encode({"channel": "instrument", "type": "snapshot", "data": {"assets": [], "pairs": []}}), "instrument"),
-        (encode(ack("book", "BTC/USD")), "ack"),
+        (encode(ack("ohlc", "BTC/USD")), "ack"),
         (encode(ack("trade", "BTC/USD", method="unsubscribe")), "ack"),
         (encode({"error": "Currency pair not supported X/Y", "method": "subscribe", "success": False}), "error"),
         (encode({"method": "subscribe", "success": False, "error": "Already subscribed"}), "error"),
@@ -217,7 +216,7 @@ def test_other_messages_are_unknown(payload):
 def test_acked_instruments_are_there_before_their_first_message():
     """R30: a feed of a silent market opens all the same."""
     protocol, sink = opened()
-    feed(protocol, *(encode(ack(channel, symbol)) for channel in ("trade", "ticker") for symbol in ("BTC/USD", "A/B")))
+    feed(protocol, *(encode(ack(channel, symbol)) for channel in ("trade", "book") for symbol in ("BTC/USD", "A/B")))
     assert [market.fqme for market in sink.markets] == ["xbt/usd.spot.kraken", "a/b.spot.kraken"]
     assert [market.bs_mktid for market in sink.markets] == ["XBT/USD", "A/B"]
 

@@ -11,6 +11,7 @@ from backends.kucoin.connection import SUBSCRIBE_CHUNK, WELCOME_TIMEOUT_NS, Kuco
 from backends.kucoin.instruments import guess
 from backends.live import AckMissing, ConnectPlan, Fatal, Pong, Refused, Subscribed
 from backends.subscriptions import ACK_TIMEOUT_NS
+from marketd.model import GapReason
 from tests.fakes import ListSink
 from tests.unit.test_kucoin_protocol import RECEIVED_NS, T_NS, encode, feed, flat, level1, match
 
@@ -78,6 +79,21 @@ def test_subscription_waits_for_a_late_welcome_and_is_complete_after_all_acks_in
     assert connection.events() == [Pong(), Pong(), Subscribed((BTC.fqme, ETH.fqme))]
     assert (set(connection.pending), set(connection.live)) == (set(), {BTC.fqme, ETH.fqme})
     assert caplog.records == []
+
+
+def test_gap_of_a_broken_message_begins_with_the_newest_row_of_what_it_may_have_held():
+    connection, sink = live(BTC, ETH)
+    feed(connection, match(1), level1(ms=2), match(1, ms=4, symbol="ETH-BTC"))
+    feed(connection, match(2)[:-9], level1()[:-9], b"garbage")
+    begins = [(1, T_NS), (1, T_NS + 2_000_000), (0, T_NS + 2_000_000)]
+    assert [(gap[3], gap[7]) for gap in sink.gaps] == begins
+    assert all(gap[8:10] == (RECEIVED_NS, GapReason.MALFORMED) for gap in sink.gaps)
+
+
+def test_gap_of_garbage_before_any_row_begins_with_the_connections_first_message():
+    connection, sink = live(BTC)
+    connection.receive(b"garbage", RECEIVED_NS + 5)
+    assert [gap[3:4] + gap[7:9] for gap in sink.gaps] == [(0, RECEIVED_NS, RECEIVED_NS + 5)]
 
 
 def test_welcome_that_does_not_come_is_fatal():

@@ -17,7 +17,7 @@ from backends.kraken.instruments import guess, read_directory, v2_symbol, wsname
 from backends.recording import read_companions
 from backends.replay.source import ReplayConfig, ReplaySource
 from marketd.fqme import parse
-from marketd.model import Kind
+from marketd.model import GapReason, Kind
 from tests.fakes import ListSink
 
 RECORDINGS = ["kraken-v1-a", "kraken-v1-b", "kraken-v1-book"]
@@ -132,14 +132,16 @@ def test_example_messages_of_the_current_protocol_are_understood(shared_data):
         "used.ticker": 1,
         "used.trade": 1,
         "unused.ack": 1,
-        "unused.book": 2,
+        "unused.before_snapshot": 1,
         "unused.ohlc": 1,
         "unused.pong": 1,
-        "bad": 0,
+        "bad": 1,
         "unknown": 0,
     }
-    assert [row[2] for row in sink.rows] == [0, 10218208, 10218209]
-    assert sink.gaps == []
+    assert [row[2] for row in sink.data] == [0, 10218208, 10218209]
+    # The example of a book has fewer levels than the one that its checksum is of, and is found out.
+    assert b'"checksum": 2439117997' in protocol.counts.bad_examples[0]
+    assert [(row[3], row[9]) for row in sink.gaps] == [(1, GapReason.CHECKSUM)]
 
 
 def test_current_list_of_pairs_is_understood(shared_data):

@@ -15,6 +15,7 @@ from backends.live import Bucket
 from marketd.clock import SECOND_NS
 from marketd.errors import ConfigError
 from marketd.feed.budget import Priority
+from marketd.feed.habits import SILENCE_MIN
 from marketd.feed.venue import VenueSource
 from marketd.feed.websocket import ConnectFailed
 from marketd.http import HttpConnectError
@@ -103,6 +104,25 @@ async def test_each_affected_instrument_gets_one_gap_row(autojump_clock):
         assert ids(sink, names["C"]) == [1, 2]
         order = [row[4] for row in sink.rows if row[3] == names["A"] and row[4] != Kind.STATUS]
         assert order == [Kind.TRADE, Kind.TRADE, Kind.GAP, Kind.TRADE]
+
+
+async def test_trade_that_was_under_way_when_a_later_quote_came_is_in_the_gap(autojump_clock):
+    """Kinds come by ways of their own, and some quotes have no time but ours."""
+    server, sink = FakeServer(), ListSink()
+    source = make_source(server)
+    async with running(source, sink):
+        await live(server, source)
+        server.trade("A")
+        await trio.sleep(0.3)
+        lost_s = trio.current_time()
+        await trio.sleep(0.2)
+        server.quote("A")
+        await trio.sleep(0.1)
+        server.sockets[0].cut()
+        await until(lambda: len(server.sockets) == 2)
+        await live(server, source)
+    (gap,) = [row for row in sink.gaps if row[3] == 1]
+    assert seconds(gap[7]) < lost_s < seconds(gap[8])
 
 
 async def test_attempts_follow_the_policy(autojump_clock):
@@ -353,6 +373,65 @@ async def test_instrument_that_is_wrong_again_and_again_is_not_resynced_in_a_loo
             said for said in server.sockets[0].received if said["symbols"] == ["B"] and said["op"] == "sub"
         ]
         assert len(subscriptions) <= 13
+
+
+async def talk_on(server: FakeServer, missing: set[str], *, trades: bool = True) -> None:
+    """Let all instruments trade and be quoted every second, but for what is missing until it is subscribed to again."""
+    asked = len(server.sockets[-1].received)
+    while True:
+        if len(server.sockets[-1].received) > asked:
+            missing.clear()
+        for symbol in server.symbols:
+            if trades and f"{symbol} trade" not in missing:
+                server.trade(symbol)
+            if f"{symbol} quote" not in missing:
+                server.quote(symbol)
+        await trio.sleep(1)
+
+
+@pytest.mark.parametrize("lost", [{"B trade"}, {"B quote"}, {"B trade", "B quote"}])
+async def test_subscription_that_the_venue_drops_is_noticed_and_made_anew(autojump_clock, lost):
+    """That one instrument alone: its gap begins where the lost kind ended, and the connection stays."""
+    server, sink, missing = FakeServer(), ListSink(), set()
+    source = make_source(server)
+    async with running(source, sink), trio.open_nursery() as nursery:
+        await live(server, source)
+        nursery.start_soon(talk_on, server, missing)
+        await trio.sleep(120.5)
+        lost_s = trio.current_time()
+        missing |= lost
+        await until(lambda: not missing, timeout_s=40)
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+    said = [(message["op"], message["symbols"]) for message in server.sockets[0].received[1:]]
+    assert said == [("unsub", ["B"]), ("sub", ["B"])]
+    (gap,) = sink.gaps
+    assert (gap[3], gap[9]) == (2, GapReason.STALE)
+    assert lost_s - 1 <= seconds(gap[7]) <= lost_s
+    assert lost_s + SILENCE_MIN <= seconds(gap[8]) <= lost_s + 2 * SILENCE_MIN
+    assert sink.qualities[-2:] == [(2, Quality.STALE), (2, Quality.OK)]
+    assert len(server.sockets) == 1
+
+
+async def test_market_that_stops_trading_is_not_asked_for_anew(autojump_clock):
+    """Quotes go on, and no instrument is to blame; nor is any when the connection is replaced."""
+    server, sink = FakeServer(), ListSink()
+    source = make_source(server)
+    async with running(source, sink), trio.open_nursery() as nursery:
+        await live(server, source)
+        async with trio.open_nursery() as trading:
+            trading.start_soon(talk_on, server, set())
+            await trio.sleep(300)
+            server.sockets[0].say(cut=None)
+            await until(lambda: source.report().handovers == 1)
+            await trio.sleep(300)
+            trading.cancel_scope.cancel()
+        nursery.start_soon(lambda: talk_on(server, set(), trades=False))
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+    assert sink.gaps == []
+    assert len(server.sockets) == 2
+    assert [message["op"] for message in server.sockets[1].received] == ["sub"]
 
 
 async def test_maintenance_makes_gap_rows_of_its_own_reason(autojump_clock):
@@ -721,6 +800,28 @@ async def test_token_that_makes_no_sense_is_asked_for_again(autojump_clock):
     source = make_source(server, venue=FakeVenue(token=True))
     async with running(source, sink):
         await live(server, source)
+
+
+@pytest.mark.parametrize("status", [503, 429])
+async def test_each_attempt_to_connect_asks_for_one_token(autojump_clock, status):
+    """The reconnect policy alone decides when the venue is asked again, as it does of connections."""
+    server, sink = FakeServer(), ListSink()
+    source = make_source(server, venue=FakeVenue(token=True), msg_recv_timeout_s=1e6)
+    async with running(source, sink):
+        await live(server, source)
+        server.trade("A")
+        await trio.sleep(60)
+        asked = len(server.requests)
+        server.respond = lambda path: reply(b"", status, Retry_After="2") if path == "/token" else reply(b"[]")
+        server.sockets[0].cut()
+        await trio.sleep(600)
+        server.respond = None
+        await live(server, source)
+        times_s = [at for at, path in server.requests[asked:] if path == "/token"]
+        assert len(times_s) == source.report().connects - 1 == source.report().losses
+        assert times_s[0] < 60.2
+        assert 600 / 30 < len(times_s) < 80
+        assert all(2 <= later - earlier <= 30.1 for earlier, later in itertools.pairwise(times_s))
 
 
 async def test_ban_does_not_touch_live_streams_and_survives_a_restart(autojump_clock, tmp_path):
