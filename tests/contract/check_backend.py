@@ -267,19 +267,26 @@ def check_rows(sink: ListSink) -> None:
         assert all(type(value) is int for value in (event_ns, received_ns, sequence)), "R28: times are integers"
         assert EVENT_NS_BEGIN <= event_ns < EVENT_NS_END
         assert EVENT_NS_BEGIN <= received_ns < EVENT_NS_END
-        if kind in (Kind.TRADE, Kind.QUOTE):
+        if kind in (Kind.TRADE, Kind.QUOTE, Kind.LEVEL):
             check_values(row)
             assert instrument > 0
             assert sequence >= 0
 
 
 def check_values(row: Row) -> None:
-    """Prices and sizes are finite and possible; the empty side of a book is 0 and 0."""
+    """Prices and sizes are finite and possible; the empty side of a quote is 0 and 0, and so is a book's first row."""
     assert all(isinstance(value, float) and math.isfinite(value) for value in row[7:])
     if row[4] == Kind.TRADE:
         price, size, *rest = row[7:]
         assert price > 0
         assert size > 0
+        assert rest == [0.0, 0.0]
+    elif row[4] == Kind.LEVEL:
+        price, size, *rest = row[7:]
+        first = row[5] == Side.UNKNOWN
+        assert price == size == 0 if first else price > 0 <= size
+        assert row[6] & Flag.SNAPSHOT or not first
+        assert size > 0 or first or not row[6] & Flag.SNAPSHOT, "no level that is not there in a book's beginning"
         assert rest == [0.0, 0.0]
     else:
         bid, bid_size, ask, ask_size = row[7:]

@@ -42,7 +42,7 @@ def sim_case() -> ProtocolCase:
 PROTOCOLS = {
     "binance-spot": recorded_case("binance", DATA / "binance" / "spot.ws", rows=23),
     "binance-futures": recorded_case("binance", DATA / "binance" / "futures.ws", rows=26),
-    "kraken-v2": recorded_case("kraken", DATA / "kraken" / "spot-v2.ws", rows=9),
+    "kraken-v2": recorded_case("kraken", DATA / "kraken" / "spot-v2.ws", rows=18),
     "kraken-v1": recorded_case("kraken", DATA / "kraken" / "spot-v1.ws", rows=5),
     "kucoin-spot": recorded_case("kucoin", DATA / "kucoin" / "spot.ws", rows=9),
     "sim": sim_case(),
