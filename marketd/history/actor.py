@@ -1,0 +1,165 @@
+"""The history manager: what came out live goes to disk, and what is missing there is asked of the venues.
+
+    step ring -> LiveBars (live.py) -> keeping.py -> the store
+    coverage -> paging.py -> the feed's page -> keeping.py -> the store
+
+For each feed one task follows its bars, one writes what has come out, and one asks for what is missing, newest first, a
+page at a time, each on disk before the next is asked for. What is known of each series is in its ledger: this process
+may be killed at any time, and its successor goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+import trio
+
+from marketd.clock import SystemClock
+from marketd.errors import ActorError, SegmentError
+from marketd.history.feed import FeedHistory
+from marketd.history.live import LiveBars
+from marketd.history.serve import serve
+from marketd.periods import DAY_NS
+from marketd.rpc.messages import HistoryStatus
+from marketd.supervise.handle import ActorHandle
+from marketd.supervise.link import Link
+from marketd.supervise.messages import (
+    ROUTE_S,
+    FeedInfo,
+    FeedPage,
+    FilledBars,
+    HistorySpec,
+    PageResult,
+    RoutePage,
+)
+from storage.client import StorageClient, open_storage_client
+
+TEND_EVERY_S = 3600.0
+VERIFY_EVERY = 24
+
+log = structlog.get_logger("marketd.history")
+
+
+async def run_history(actor: ActorHandle) -> None:
+    """Keep history until asked to stop; then write what is not on disk yet."""
+    spec = actor.config(HistorySpec)
+    with open_storage_client(Path(spec.store_path)) as store, contextlib.ExitStack() as stack:
+        history = History(spec, store, actor.link)
+        stack.callback(history.close)
+        history.attach()
+        actor.statistics(history.report)
+        actor.link.handle("feeds_changed", list[FeedInfo], history.note_states)
+        async with trio.open_nursery() as nursery:
+            for feed in history.feeds.values():
+                nursery.start_soon(feed.live.follow)
+                nursery.start_soon(history.keep_flushed, feed)
+                nursery.start_soon(history.keep_tended, feed)
+                if feed.can_ask:
+                    nursery.start_soon(feed.backfill)
+                    nursery.start_soon(history.keep_verified, feed)
+            nursery.start_soon(serve, Path(spec.socket_path), history, actor.ready)
+            await actor.stopping.wait()
+            nursery.cancel_scope.cancel()
+        for feed in history.feeds.values():
+            await feed.flush()
+
+
+class History:
+    """See the module.
+
+    Attributes:
+        feeds: those that have bars and are not recordings, by name.
+        store: where everything is kept.
+        periods: of the bars that are stored.
+    """
+
+    def __init__(self, spec: HistorySpec, store: StorageClient, link: Link) -> None:
+        self.feeds: dict[str, FeedHistory] = {}
+        self.store = store
+        self.periods = spec.periods
+        self._spec = spec
+        self._link = link
+        self._clock = SystemClock()
+
+    def attach(self) -> None:
+        """Attach to every feed's segments. One that can't be is left out, and said so."""
+        for info in self._spec.feeds:
+            if info.recorded:
+                continue
+            try:
+                live = LiveBars(info, self._spec.periods)
+            except SegmentError as error:
+                log.warning("history.unreadable", feed=info.name, error=str(error))
+                continue
+            depth_ns = round(self._spec.depth_days * DAY_NS)
+            self.feeds[info.name] = FeedHistory(
+                info, live, self.store, self._asker(info.name), self._fill, self._clock, depth_ns
+            )
+
+    def close(self) -> None:
+        """Let go of all segments."""
+        for feed in self.feeds.values():
+            feed.live.close()
+
+    async def keep_flushed(self, feed: FeedHistory) -> None:
+        """Write what has come out, again and again."""
+        while True:
+            await feed.flush()
+            await trio.sleep(self._spec.flush_s)
+
+    async def keep_tended(self, feed: FeedHistory) -> None:
+        """Put small files together now and then; and at the start and once a day, look whether any is damaged."""
+        for hour in itertools.count():
+            await feed.tend(verify=hour % VERIFY_EVERY == 0)
+            await trio.sleep(TEND_EVERY_S)
+
+    async def keep_verified(self, feed: FeedHistory) -> None:
+        """Compare something that is stored with the venue's own bars, now and then."""
+        while self._spec.verify_every_s > 0:
+            await trio.sleep(self._spec.verify_every_s)
+            await feed.verify()
+
+    async def note_states(self, infos: list[FeedInfo]) -> None:
+        """Learn which feeds can be asked now."""
+        for info in infos:
+            if info.name in self.feeds:
+                self.feeds[info.name].info = info
+                self.feeds[info.name].wake()
+
+    def find(self, fqme: str) -> tuple[FeedHistory, int] | None:
+        """Look an instrument up in the feeds' tables."""
+        for feed in self.feeds.values():
+            if (instrument := feed.live.find(fqme)) is not None:
+                return feed, instrument
+        return None
+
+    def report(self) -> HistoryStatus:
+        """What every pulse tells."""
+        feeds = self.feeds.values()
+        return HistoryStatus(
+            series=sum(len(feed.stored) for feed in feeds),
+            bars=sum(feed.bars for feed in feeds),
+            pages=sum(feed.pages for feed in feeds),
+            pages_failed=sum(feed.pages_failed for feed in feeds),
+            verified=sum(feed.verified for feed in feeds),
+            differing=sum(feed.differing for feed in feeds),
+            trouble={feed.info.name: feed.trouble for feed in feeds if feed.trouble},
+        )
+
+    async def _fill(self, told: FilledBars) -> None:
+        with contextlib.suppress(ActorError):  # then the supervisor is gone, and so are we in a moment
+            await self._link.notify("fill", told)
+
+    def _asker(self, feed: str) -> Callable[[FeedPage], Awaitable[PageResult]]:
+        async def ask(page: FeedPage) -> PageResult:
+            timeout_s = page.timeout_s + 2 * ROUTE_S
+            try:
+                return await self._link.request("page", RoutePage(feed, page), result=PageResult, timeout_s=timeout_s)
+            except ActorError as error:
+                return PageResult("failed", detail=str(error))
+
+        return ask

@@ -1,0 +1,76 @@
+"""What a gateway asks the history manager, over its Unix socket: one query a connection, and what comes of it.
+
+query  -> frame: a tagged struct in MessagePack
+answer <- frames: b"d" data (of bars: an Arrow IPC stream, cut anywhere; or rows of a step ring),
+                  then b"r" the result in MessagePack, or b"e" [code, text]
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from marketd.rpc.messages import Order
+
+DATA, RESULT, ERROR = b"d", b"r", b"e"
+QUERY_BYTES_MAX = 1 << 20
+
+
+class BarsQuery(msgspec.Struct, frozen=True, tag="bars"):
+    """Bars of one instrument; answered with data and a :class:`marketd.rpc.messages.HistorySeries`."""
+
+    fqme: str
+    period: str
+    start_ns: int | None
+    end_ns: int | None
+    limit: int | None
+    order: Order
+    columns: list[str] | None
+    rows: bool = False  # as rows of a step ring, and not as Arrow
+
+
+class CoverageQuery(msgspec.Struct, frozen=True, tag="coverage"):
+    """Answered with a list of :class:`marketd.rpc.messages.CoverageSpan`."""
+
+    fqme: str
+    period: str
+    start_ns: int | None
+    end_ns: int | None
+
+
+class GapsQuery(msgspec.Struct, frozen=True, tag="gaps"):
+    """Answered with a list of :class:`marketd.rpc.messages.GapSpan`."""
+
+    fqme: str
+    period: str
+    start_ns: int | None
+    end_ns: int | None
+
+
+class WantQuery(msgspec.Struct, frozen=True, tag="want"):
+    """Let a range be asked of the venue; answered with :class:`Left`."""
+
+    fqme: str
+    period: str
+    start_ns: int
+    end_ns: int
+
+
+class LeftQuery(msgspec.Struct, frozen=True, tag="left"):
+    """How far that is; answered with :class:`Left`."""
+
+    fqme: str
+    period: str
+    start_ns: int
+    end_ns: int
+
+
+class Left(msgspec.Struct, frozen=True):
+    """``bars`` in the range, of which ``missing``; ``detail``: why none comes now. ``over``: none will come."""
+
+    bars: int
+    missing: int
+    detail: str
+    over: bool
+
+
+Query = BarsQuery | CoverageQuery | GapsQuery | WantQuery | LeftQuery
