@@ -16,10 +16,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from backends.backend import NAMES as BACKENDS
+from backends.backend import Backend
 from backends.backend import load as load_backend
 from marketd.config_check import check_table, suggest
 from marketd.errors import ConfigError
 from marketd.paths import NAME_PATTERN, config_folder
+from marketd.periods import DEFAULT_PERIODS, check_periods, parse_activity
+from marketd.ring.steps import SERIES_MAX
 from marketd.supervise.messages import LimitsSpec
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
@@ -45,6 +48,44 @@ class Ring(_Table, frozen=True):
     instruments: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 16384
 
 
+class Bars(_Table, frozen=True):
+    """What bars are made, of all instruments of all feeds. Without periods there are none, and no sampler.
+
+    Attributes:
+        periods: of the time bars; multiples of the shortest.
+        lateness_ms: so much after its end a bar is out, if the venue speaks; a tick that comes later revises it.
+        lateness_ms_by_feed: the same for single feeds.
+        rows: how many bars of each instrument are held, by period, in place of what is usual.
+        step_rows: how many of each feed's bars and index events are held for clients that lag.
+        activity: bars that other things end, by name or glob of the instruments: 1000t, 50v, 1e6d.
+    """
+
+    periods: list[str] = msgspec.field(default_factory=lambda: list(DEFAULT_PERIODS))
+    lateness_ms: Annotated[float, msgspec.Meta(ge=0, le=3_600_000)] = 500.0
+    lateness_ms_by_feed: dict[Name, Annotated[float, msgspec.Meta(ge=0, le=3_600_000)]] = {}
+    rows: dict[str, Annotated[int, msgspec.Meta(ge=8, le=1 << 24)]] = {}
+    step_rows: Annotated[int, msgspec.Meta(ge=1024, le=1 << 26)] = 1 << 16
+    activity: dict[str, list[str]] = {}
+
+
+class History(_Table, frozen=True):
+    """What is stored and kept whole, of all instruments of all feeds. Without periods there is no history actor.
+
+    Attributes:
+        periods: of the bars that are stored, if they are made.
+        depth_days: how far back the venue is asked for what is not stored.
+        flush_s: so often bars that are out are written to disk; what a power cut takes of them is asked for again.
+        verify_every_s: so often an hour's bars of each feed, from anywhere, are compared with the venue's own; 0 never.
+        store: its folder; empty for ``store`` in the state folder.
+    """
+
+    periods: list[str] = msgspec.field(default_factory=lambda: ["1m"])
+    depth_days: Annotated[float, msgspec.Meta(ge=0, le=36_525)] = 1.0
+    flush_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 60.0
+    verify_every_s: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    store: str = ""
+
+
 class Gateway(_Table, frozen=True):
     """Where clients connect. ``unix`` makes a socket in the runtime folder as well."""
 
@@ -59,6 +100,8 @@ class Config(_Table, frozen=True):
     instance: Name = "default"
     log: Log = Log()
     ring: Ring = Ring()
+    bars: Bars = Bars()
+    history: History = History()
     gateway: Gateway = Gateway()
     feeds: dict[Name, dict[str, Any]] = {}
 
@@ -123,10 +166,50 @@ def check(config: Config) -> list[str]:
     if config.ring.rows & (config.ring.rows - 1):
         lower = 1 << (config.ring.rows.bit_length() - 1)
         problems.append(f"ring.rows is {config.ring.rows}: it must be a power of two, e.g. {lower} or {2 * lower}")
+    problems += _check_bars(config.bars, config.feeds)
+    problems += _check_history(config.history, config.bars)
     for name, value in msgspec.structs.asdict(config.gateway.limits).items():
         if value <= 0:
             problems.append(f"gateway.limits.{name} is {value}: it must be greater than 0")
     return problems + _check_listen(config.gateway) + _check_feeds(config.feeds)
+
+
+def _check_bars(bars: Bars, feeds: Mapping[str, Any]) -> list[str]:
+    problems = [f"bars.periods: {problem}" for problem in check_periods(bars.periods)]
+    if bars.step_rows & (bars.step_rows - 1):
+        problems.append(f"bars.step_rows is {bars.step_rows}: it must be a power of two")
+    known = [*bars.periods, *(name for names in bars.activity.values() for name in names)]
+    problems += [
+        f"bars.rows: there are no bars {name!r}; there are: {', '.join(known)}"
+        for name in bars.rows
+        if name not in known
+    ]
+    problems += [
+        f"bars.lateness_ms_by_feed: there is no feed {name!r}; {suggest(name, feeds)}"
+        for name in bars.lateness_ms_by_feed
+        if name not in feeds
+    ]
+    for pattern, names in bars.activity.items():
+        for name in names:
+            try:
+                parse_activity(name)
+            except ValueError as error:
+                problems.append(f"bars.activity.{pattern!r}: {error}")
+    if bars.activity and not bars.periods:
+        problems.append("bars.activity needs bars.periods: bars of activity are made beside those of time")
+    if len(set(known)) > SERIES_MAX:
+        problems.append(f"bars has {len(set(known))} periods and sizes: at most {SERIES_MAX} are possible")
+    return problems
+
+
+def _check_history(history: History, bars: Bars) -> list[str]:
+    if history.periods == History().periods:
+        return []  # nobody's mistake: where bars of it are not made, none are stored
+    return [
+        f"history.periods: there are no bars of {text!r}; bars.periods has {', '.join(bars.periods)}"
+        for text in history.periods
+        if text not in bars.periods
+    ] + [f"history.periods: {problem}" for problem in check_periods(history.periods) if "more than once" in problem]
 
 
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
@@ -194,4 +277,13 @@ def _check_feed(where: str, table: Mapping[str, Any]) -> list[str]:
     declared = load_backend(backend)
     if not declared.live:
         return [f'{where}.backend is {backend!r}: it can only replay recordings so far; use backend = "replay"']
-    return check_table(settings, declared.config, where)
+    return check_table(settings, declared.config, where) or _check_kinds(where, settings, declared)
+
+
+def _check_kinds(where: str, settings: Mapping[str, Any], declared: Backend) -> list[str]:
+    """Refuse what the venue does not have; `settings` are well-formed."""
+    if declared.open_venues is None:
+        return []
+    strangers = [kind for kind in settings.get("kinds", ()) if kind not in declared.kinds]
+    has = ", ".join(map(repr, declared.kinds))
+    return [f"{where}.kinds has {kind!r}: the backend {declared.name!r} has {has}" for kind in strangers]

@@ -17,13 +17,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from marketd.client.frames import STEP_FAMILIES, family
 from marketd.model import Kind
-from marketd.ring import layout
+from marketd.ring import layout, steps
 from marketd.rpc import messages
 from marketd.rpc.framing import Deframer, frame
 from marketd.rpc.messages import Position
 
 NAMES = {1: "btc/usdt.spot.fake", 2: "eth/usdt.spot.fake", 3: "sol/usdt.spot.fake"}
+STEP_KINDS = {16: "bar.1s", 17: "bar.1m", 128: "index.1s", 129: "index.1m"}
+TICK_KINDS = {number: name for number, name in layout.KIND_NAMES.items() if name not in ("gap", "status")}
+MINUTE_NS = 60_000_000_000
 
 
 @dataclass
@@ -35,6 +39,7 @@ class FakeFeed:
     names: dict[int, str] = field(default_factory=lambda: dict(NAMES))
     rows: list[bytes] = field(default_factory=list)
     oldest: int = 1
+    kinds: dict[int, str] = field(default_factory=lambda: dict(TICK_KINDS))
 
     @property
     def published(self) -> int:
@@ -52,6 +57,42 @@ class FakeFeed:
     def array(self, cursor_first: int, cursor_last: int) -> np.ndarray:
         return np.frombuffer(b"".join(self.rows[cursor_first - 1 : cursor_last]), layout.ROW)
 
+    def fields_of(self, kind: int) -> np.dtype:
+        return layout.BY_KIND[kind]
+
+
+@dataclass
+class FakeSteps(FakeFeed):
+    """A step ring that a test writes."""
+
+    name: str = "fake/bars"
+    epoch: int = 5151
+    kinds: dict[int, str] = field(default_factory=lambda: dict(STEP_KINDS))
+    forming: list[bytes] = field(default_factory=list)  # told once, with the next message, to who wants them
+
+    def append_step(self, kind: str, instrument: int, state: int, **values: float) -> int:
+        """Write a bar or an index event and return its cursor. Prices follow from the cursor unless they are given."""
+        self.rows.append(self.row(len(self.rows) + 1, kind, instrument, state, **values))
+        return len(self.rows)
+
+    def row(self, cursor: int, kind: str, instrument: int, state: int, **values: float) -> bytes:
+        number = next(number for number, name in self.kinds.items() if name == kind)
+        row = np.zeros(1, self.fields_of(number))
+        row["cursor"], row["kind"], row["instrument"], row["state"] = cursor, number, instrument, state
+        row["period_ns"] = MINUTE_NS if kind.endswith("m") else MINUTE_NS // 60
+        row["made_ns"] = cursor * 1000
+        for name in ("open", "high", "low", "close", "volume") if family(kind) == "bar" else ():
+            row[name] = cursor
+        for name, value in values.items():
+            row[name] = value
+        return row.tobytes()
+
+    def array(self, cursor_first: int, cursor_last: int) -> np.ndarray:
+        return np.frombuffer(b"".join(self.rows[cursor_first - 1 : cursor_last]), steps.BAR)
+
+    def fields_of(self, kind: int) -> np.dtype:
+        return steps.dtype_of(kind)
+
 
 @dataclass
 class World:
@@ -67,6 +108,8 @@ class World:
     requests: list[tuple[str, Any]] = field(default_factory=list)
     heartbeats: int = 0
     row_hash: str = f"{layout.dtype_hash():016x}"
+    step_hash: str = f"{steps.STEPS.hash():016x}"
+    bars: dict[tuple[str, str], messages.BarsResult] = field(default_factory=dict)  # by name and period
 
     def methods(self) -> list[str]:
         return [method for method, _ in self.requests]
@@ -83,9 +126,15 @@ class _Request(msgspec.Struct):
 class _Subscription:
     params: messages.SubscribeParams
     cursors: dict[str, int]
-    kinds: set[int]
     paused: bool = False
     pending: list[bytes] = field(default_factory=list)
+
+
+def held_bars(fqme: str = NAMES[1], count: int = 5) -> messages.BarsResult:
+    """So many closed bars of a minute, the first at 0, the close of each as many as there are up to it."""
+    feed = FakeSteps()
+    rows = [feed.row(0, "bar.1m", 1, 2, open_ns=n * MINUTE_NS, close=n + 1) for n in range(count)]
+    return messages.BarsResult(fqme, "fake", "1m", MINUTE_NS, count * MINUTE_NS, [], False, b"".join(rows))
 
 
 def notify(method: str, params: object) -> bytes:
@@ -127,7 +176,8 @@ class FakeProtocol:
     def _hello(self, params: messages.HelloParams) -> messages.HelloResult:
         limits = messages.Limits(1 << 20, 64, 1000, 64)
         heartbeat_s = self.world.heartbeat_s
-        return messages.HelloResult(1, "fake", "test", heartbeat_s, limits, layout.ROW_BYTES, self.world.row_hash)
+        rows = (layout.ROW_BYTES, self.world.row_hash, steps.STEP_BYTES, self.world.step_hash)
+        return messages.HelloResult(1, "fake", "test", heartbeat_s, limits, *rows)
 
     def _ping(self, params: messages.PingParams) -> messages.PingResult:
         return messages.PingResult(params.payload, 1)
@@ -147,15 +197,26 @@ class FakeProtocol:
         market = messages.MktPair(dst="btc", src="usdt", venue="spot", backend="fake")
         return messages.InstrumentResult(params.fqme.lower(), "fake", 1, 4242, "ok", market)
 
+    def _bars(self, params: messages.BarsParams) -> messages.BarsResult:
+        """What the world has, cut as the parameters say; ``limit`` and times alone, no period's holes."""
+        held = self.world.bars[params.fqme, params.period]
+        rows = np.frombuffer(held.data, steps.BAR)
+        rows = rows[(rows["open_ns"] >= (params.start_ns or 0)) & (rows["open_ns"] < (params.end_ns or 1 << 62))]
+        cut = rows[-params.limit :] if params.order == "newest" else rows[: params.limit]
+        answer = msgspec.structs.replace(held, data=cut.tobytes(), limited=len(cut) < len(rows))
+        if params.format == "rows":
+            return answer
+        columns = {name: _nullable(cut[name]) for name in cut.dtype.names or ()}
+        return msgspec.structs.replace(answer, data=b"", columns=columns)
+
     def _record(self, params: messages.RecordParams) -> messages.RecordResult:
         return messages.RecordResult(f"/tmp/{params.name}", 3, 99)
 
     def _subscribe(self, params: messages.SubscribeParams) -> messages.SubscribeResult:
         number = next(self._numbers)
-        kinds = {layout.KINDS_BY_NAME[kind] for kind in params.kinds} | {Kind.GAP, Kind.STATUS}
-        subscription = self.subscriptions[number] = _Subscription(params, {}, kinds)
+        subscription = self.subscriptions[number] = _Subscription(params, {})
         for name, feed in self.world.feeds.items():
-            if not self._ids(subscription, feed):
+            if not self._ids(subscription, feed) or not set(params.kinds) & set(feed.kinds.values()):
                 continue
             subscription.cursors[name] = 0 if params.contract == "latest" else feed.published
             position = params.resume.get(name)
@@ -176,7 +237,8 @@ class FakeProtocol:
         for name, cursor in subscription.cursors.items():
             feed = self.world.feeds[name]
             ids = {i: feed.names[i] for i in self._ids(subscription, feed)}
-            feeds.append(messages.SubscribedFeed(name, feed.epoch, cursor, ids))
+            kinds = {n: kind for n, kind in feed.kinds.items() if family(kind) in STEP_FAMILIES}
+            feeds.append(messages.SubscribedFeed(name, feed.epoch, cursor, ids, kinds))
         return messages.SubscribeResult(
             number, params.contract, params.format, list(params.kinds), params.rate_hz, feeds, []
         )
@@ -227,9 +289,15 @@ class FakeProtocol:
             if last > cursor:
                 subscription.cursors[name] = last
                 rows = feed.array(cursor + 1, last)
-                wanted = np.isin(rows["kind"], list(subscription.kinds))
+                kinds = [n for n, kind in feed.kinds.items() if kind in subscription.params.kinds]
+                wanted = np.isin(rows["kind"], [*kinds, Kind.GAP, Kind.STATUS])
                 wanted &= np.isin(rows["instrument"], [0, *self._ids(subscription, feed)])
                 yield from self._encode(number, subscription, feed, rows[wanted], cursor + 1, last)
+            if isinstance(feed, FakeSteps) and subscription.params.forming_hz:
+                rows = np.frombuffer(b"".join(feed.forming), steps.BAR)
+                feed.forming.clear()
+                if len(rows):
+                    yield from self._encode(number, subscription, feed, rows, last + 1, last)
 
     def _encode(
         self, number: int, subscription: _Subscription, feed: FakeFeed, rows: np.ndarray, first: int, last: int
@@ -240,21 +308,26 @@ class FakeProtocol:
             keys = [(int(row["instrument"]), int(row["kind"])) for row in rows]
             rows, merged = rows[sorted(newest.values())], [keys.count(keys[n]) for n in sorted(newest.values())]
         where = (number, feed.name, feed.epoch)
+        if subscription.params.format == "rows" and isinstance(feed, FakeSteps):
+            yield notify("bars", messages.Bars(*where, first, last, rows.tobytes()))
+            return
         if subscription.params.format == "rows":
             yield notify("rows", messages.Rows(*where, first, last, rows.tobytes(), merged))
             return
         if not len(rows):
             yield notify("columns", messages.Columns(*where, first, last, subscription.params.kinds[0], {}))
         for n, row in enumerate(rows):
-            end = last if n + 1 == len(rows) else int(row["cursor"])
-            columns = {name: [row.view(layout.BY_KIND[int(row["kind"])])[name].item()] for name in self._fields(row)}
-            kind = layout.KIND_NAMES[int(row["kind"])]
+            end = last if n + 1 == len(rows) else max(first - 1, int(row["cursor"]))
+            fields = feed.fields_of(int(row["kind"]))
+            columns = {name: _nullable(row.view(fields)[name].reshape(1)) for name in fields.names or ()}
+            kind = (layout.KIND_NAMES | feed.kinds)[int(row["kind"])]
             counted = None if merged is None else [merged[n]]
             yield notify("columns", messages.Columns(*where, first, end, kind, columns, counted))
             first = end + 1
 
-    def _fields(self, row: np.void) -> tuple[str, ...]:
-        return layout.BY_KIND[int(row["kind"])].names or ()
+
+def _nullable(column: np.ndarray) -> list[int | float | None]:
+    return [None if value != value else value for value in column.tolist()]
 
 
 class FakeServer:

@@ -108,8 +108,8 @@ class ListSink:
 
     @property
     def data(self) -> list[Row]:
-        """Trades and quotes, in order."""
-        return self.of_kind(Kind.TRADE, Kind.QUOTE)
+        """Trades, quotes and levels, in order."""
+        return self.of_kind(Kind.TRADE, Kind.QUOTE, Kind.LEVEL)
 
     @property
     def gaps(self) -> list[Row]:

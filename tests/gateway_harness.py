@@ -72,6 +72,12 @@ class FakeFeed:
         self.writer.append((now_ns, now_ns, 0, instrument, Kind.QUOTE, 0, 1, bid, 1.0, bid + 1, 1.0))
         return self._publish(publish)
 
+    def level(self, instrument: int = 1, price: float = 1.0, *, publish: bool = True) -> int:
+        """Append a level of a book; return its cursor."""
+        now_ns = time.time_ns()
+        self.writer.append((now_ns, now_ns, 0, instrument, Kind.LEVEL, 1, 1, price, 2.0, 0.0, 0.0))
+        return self._publish(publish)
+
     def gap(self, instrument: int = 0, *, publish: bool = True) -> int:
         """Append a gap row; return its cursor."""
         self.writer.append_integers((0, 0, 0, instrument, Kind.GAP, 0, 0, 1, 2, GapReason.DISCONNECT, -1))

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import typer
 
-from marketd.cli import backends, demo, instrument, record, replay, run, search, status, testvenue, version, watch
+from marketd.cli import (
+    backends,
+    backfill,
+    bars,
+    coverage,
+    demo,
+    instrument,
+    record,
+    replay,
+    run,
+    search,
+    status,
+    testvenue,
+    version,
+    watch,
+)
+from marketd.cli.store import app as store
 
 app = typer.Typer(
     name="marketd",
@@ -16,6 +32,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (run, demo, status, watch, search, instrument, backends, record, replay, testvenue, version):
+for module in (
+    *(run, demo, status, watch, search, instrument, bars, coverage, backfill),
+    *(backends, record, replay, testvenue, version),
+):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=f"Example: `{module.EXAMPLE}`")(getattr(module, name))
+app.add_typer(store.app, name="store")

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from marketd.errors import ConfigError, MarketdError, RecordingError
+from marketd.errors import ConfigError, InputError, MarketdError, RecordingError
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -56,7 +56,7 @@ def exits(*, interrupted: int = EXIT_INTERRUPTED) -> Iterator[None]:
 
 def exit_code(error: BaseException) -> int:
     """Say whose doing an error was: the caller's (2), nobody's at the other end (3), or anything else (1)."""
-    if isinstance(error, ConfigError | RecordingError):
+    if isinstance(error, ConfigError | RecordingError | InputError):
         return EXIT_USAGE
     return EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_ERROR
 

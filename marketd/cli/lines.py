@@ -12,18 +12,26 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from marketd.cli.board import number_text
+from marketd.client.bars import provenance_texts, state_texts
+from marketd.client.frames import STEP_FAMILIES, family
 from marketd.model import GapReason, Side
+from marketd.ring.steps import IndexState
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from marketd.client.frames import Frame
 
-_COMMON = ("cursor", "event_ns", "received_ns", "sequence")
+_TICK = ("cursor", "event_ns", "received_ns", "sequence")
+_STEP = ("cursor", "open_ns", "made_ns", "period_ns")
 _VALUES = {
     "trade": ("price", "size"),
     "level": ("price", "size"),
     "quote": ("bid", "bid_size", "ask", "ask_size"),
     "gap": ("from_ns", "to_ns", "lost"),
     "status": ("code",),
+    "bar": ("open", "high", "low", "close", "volume", "trade_count", "first_id", "last_id", "state", "provenance"),
+    "index": ("instruments", "revised", "state"),
 }
 
 
@@ -82,13 +90,14 @@ def records(frame: Frame) -> Iterator[dict[str, Any]]:
     if frame.state:
         yield {"kind": "news", "feed": frame.feed, "state": frame.state, "detail": frame.detail}
         return
-    names = (*_COMMON, *_VALUES.get(frame.kind, ()))
-    columns = {name: array.tolist() for name, array in frame.columns.items()}
+    sort = family(frame.kind)
+    names = (*(_STEP if sort in STEP_FAMILIES else _TICK), *_VALUES.get(sort, ()))
+    columns = {name: array.tolist() for name, array in (frame.columns | _texts(frame, sort)).items()}
     merged = frame.merged
     for at, instrument in enumerate(columns["instrument"]):
         record = {"fqme": frame.fqme(instrument), "kind": frame.kind, "feed": frame.feed, "epoch": frame.epoch}
         record |= {name: columns[name][at] for name in names}
-        if frame.kind == "trade":
+        if frame.kind in ("trade", "level"):
             record["side"] = Side(columns["side"][at]).name.lower()
         elif frame.kind == "gap":
             record["reason"] = reason_text(columns["reason"][at])
@@ -97,11 +106,22 @@ def records(frame: Frame) -> Iterator[dict[str, Any]]:
         yield record
 
 
+def _texts(frame: Frame, sort: str) -> dict[str, NDArray[Any]]:
+    """The columns of bars and index events that are words for programs too."""
+    columns = frame.columns
+    if sort == "index":
+        return {"state": state_texts(columns["state"], IndexState)}
+    if sort == "bar":
+        return {"state": state_texts(columns["state"]), "provenance": provenance_texts(columns["flags"])}
+    return {}
+
+
 def text(record: dict[str, Any]) -> str:
     """Print one of :func:`records` for people: ``12:30:01.250 btc/usdt.spot.sim  trade  buy 0.5 @ 30123.4``."""
     if record["kind"] == "news":
         return f"-- {record['feed'] or 'connection'}: {record['state']} {record['detail']}".rstrip()
-    when = datetime.fromtimestamp(record["event_ns"] / 1e9, UTC).strftime("%H:%M:%S.%f")[:-3]
+    time_ns = record["open_ns"] if "open_ns" in record else record["event_ns"]
+    when = datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%H:%M:%S.%f")[:-3]
     return f"{when} {record['fqme']:<28} {record['kind']:<6} {_values(record)}"
 
 
@@ -111,15 +131,19 @@ def reason_text(number: int) -> str:
 
 
 def _values(record: dict[str, Any]) -> str:
-    match record["kind"]:
-        case "trade":
+    match family(record["kind"]):
+        case "trade" | "level":
             return f"{record['side']} {number_text(record['size'])} @ {number_text(record['price'])}"
         case "quote":
             bid, ask = (
                 f"{number_text(record[side])} x {number_text(record[f'{side}_size'])}" for side in ("bid", "ask")
             )
             return f"{bid} | {ask}"
+        case "bar":
+            prices = " ".join(number_text(record[name]) for name in ("open", "high", "low", "close"))
+            traded = f"volume {number_text(record['volume'])} in {record['trade_count']} trades"
+            return f"{prices}  {traded}, {record['state']}"
         case "gap":
             lost = "unknown number of" if record["lost"] < 0 else record["lost"]
             return f"{record['reason']}, {lost} rows"
-    return " ".join(f"{name}={record[name]}" for name in _VALUES.get(record["kind"], ()))
+    return " ".join(f"{name}={record[name]}" for name in _VALUES.get(family(record["kind"]), ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import msgspec
@@ -37,6 +38,13 @@ def bytes_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def time_text(time_ns: int) -> str:
+    """``2026-11-25 12:30:00``, in UTC; with milliseconds if it is no whole second."""
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{text}.{rest_ns // 1_000_000:03}" if rest_ns else text
 
 
 def duration_text(seconds: float) -> str:

@@ -25,7 +25,14 @@ EXAMPLE = "marketd replay monday.ws --speed max --wait-client --exit-when-done -
 @exits(interrupted=0)
 def replay(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True, help="Recordings.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Recordings (.ws), and saved REST trades (.json).",
+        ),
     ],
     speed: Annotated[str, typer.Option("--speed", metavar="N|max", help="Recorded seconds in one of ours.")] = "1",
     wait_client: Annotated[bool, typer.Option("--wait-client", help="Begin at the first subscription.")] = False,
@@ -41,6 +48,9 @@ def replay(
 
     Each file is a feed. The recording's clock is the daemon's clock. Without --exit-when-done the daemon stays for its
     clients until Ctrl-C. Logs go to standard error, the summary alone to standard output.
+
+    Saved trades are what Kraken's REST answered to /0/public/Trades: one body, or several one after the other. They are
+    put in order of time and played like a recording; each counts as a message. Names may end in .gz.
     """
     with daemon_packages():
         from marketd import logs
@@ -74,7 +84,7 @@ def feed_names(files: Iterable[Path]) -> list[str]:
     """Make feeds' names of the files': ``Monday 1.ws`` is ``monday-1``, and the second of that name ``monday-1-2``."""
     names: list[str] = []
     for file in files:
-        stem = file.name.removesuffix(".gz").removesuffix(".ws").lower()
+        stem = file.name.removesuffix(".gz").removesuffix(".ws").removesuffix(".json").lower()
         name = plain = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:28] or "recording"
         number = 1
         while name in names:
@@ -164,18 +174,15 @@ def _parse_speed(text: str) -> float | str:
 
 
 def _open_once(config: Config) -> dict[str, int]:
-    """Refuse what is no recording, or of no known venue, before anything starts; return when each begins.
+    """Refuse what can't be played, or is of no known venue, before anything starts; return when each begins.
 
     Raises:
-        RecordingError: the text names the file and the line.
+        RecordingError: the text names the file, and the line of a recording.
     """
-    from backends.recording import RecordingReader
-    from backends.replay.source import find_backend
+    from backends.replay.source import open_track
 
     begins_ns = {}
     for name, table in config.feeds.items():
         [path] = map(Path, table["files"])
-        reader = RecordingReader(path)
-        find_backend(reader.url, path)
-        begins_ns[name] = reader.begin_ns
+        begins_ns[name] = open_track(path).begin_ns
     return begins_ns

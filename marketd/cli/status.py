@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from marketd.rpc.messages import ActorStatus, ClientStatus, FeedStatus, StatusResult
+    from marketd.rpc.messages import ActorStatus, ClientStatus, FeedStatus, HistoryStatus, StatusResult
 
 EXAMPLE = "marketd status --json | jq .ready"
 DAY_S = 86_400
@@ -40,6 +40,8 @@ def render(status: StatusResult) -> RenderableType:
     from rich.console import Group
 
     parts: list[RenderableType] = [_headline(status), _actors(status.actors), _feeds(status.feeds, status.now_ns)]
+    if status.history is not None:
+        parts.append(_history(status.history))
     if status.clients:
         parts.append(_clients(status.clients))
     return Group(*parts)
@@ -100,6 +102,20 @@ def _last_tick(last_ns: int, now_ns: int) -> str:
     if age_s > DAY_S:
         return datetime.fromtimestamp(last_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
     return f"{duration_text(age_s)} ago"
+
+
+def _history(history: HistoryStatus) -> Text:
+    from rich.text import Text
+
+    counts = f"{history.series:,} series, {history.bars:,} bars written, {history.pages:,} pages asked for"
+    text = Text(f"\nhistory  {counts}, {history.verified:,} bars compared with the venues' own")
+    if history.differing:
+        text.append(f", {history.differing:,} differed", style="red")
+    if history.pages_failed:
+        text.append(f", {history.pages_failed:,} failed", style="red")
+    for feed, why in history.trouble.items():
+        text.append(f"\n  {feed}: {why}", style="yellow")
+    return text
 
 
 def _clients(clients: Iterable[ClientStatus]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from marketd.rpc.messages import KindName
 
 EXAMPLE = "marketd watch '*/usdt.spot.*' --kinds trade --json | head"
-KINDS: tuple[KindName, ...] = ("trade", "quote")
+KIND = re.compile(r"trade|quote|level|(bar|index)\.[0-9][0-9a-z.]{0,31}")
+ON_A_BOARD = ({"trade", "quote"}, {"bar"})  # what has a table: one of these, or a part of it
 TABLE_RATE_HZ = 4.0
+FORMING_HZ_MAX = 100.0
 CHECK_S = 0.25
 
 
@@ -33,6 +36,8 @@ class Contract(StrEnum):
 
     latest = "latest"
     lossless = "lossless"
+    frames = "frames"
+    trade_safe = "trade_safe"
 
 
 class Sort(StrEnum):
@@ -59,6 +64,7 @@ class Wanted:
     kinds: list[KindName]
     contract: ContractName
     rate_hz: float
+    forming_hz: float = 0.0
     count: int | None = None
     seconds: float | None = None
 
@@ -66,13 +72,19 @@ class Wanted:
 @exits()
 def watch(
     patterns: Annotated[list[str], typer.Argument(metavar="PATTERN", help="Names and globs; '*' is all.")],
-    kinds: Annotated[str, typer.Option("--kinds", help="trade, quote, or both with a comma between.")] = "trade,quote",
+    kinds: Annotated[
+        str, typer.Option("--kinds", help="trade, quote, level, bar.1m, index.1m, with commas.")
+    ] = "trade,quote",
     contract: Annotated[
         Contract | None,
-        typer.Option("--contract", help="The newest state, or every row.", show_default="latest, with --json lossless"),
+        typer.Option(
+            "--contract",
+            help="The newest state; every row; every row, by kind; every trade.",
+            show_default="latest; lossless with --json or levels",
+        ),
     ] = None,
     rate: Annotated[
-        float, typer.Option("--rate", min=0.1, max=1000, help="Updates a second (contract latest).")
+        float, typer.Option("--rate", min=0.1, max=1000, help="Updates a second (all but lossless).")
     ] = TABLE_RATE_HZ,
     count: Annotated[int | None, typer.Option("--count", min=1, help="Stop after so many rows.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so many seconds.")] = None,
@@ -80,18 +92,27 @@ def watch(
     address: AddressOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON a row, gaps included.")] = False,
 ) -> None:
-    """Watch ticks: a live table on a terminal, lines of text elsewhere, lines of JSON with --json."""
+    """Watch ticks or bars: a live table on a terminal, lines of text elsewhere, lines of JSON with --json.
+
+    Levels, index events, and ticks together with bars are lines of text on a terminal too. The table of bars has those
+    that are still forming; lines are of bars that are out, or have changed after that.
+    """
     from marketd.cli import lines
     from marketd.cli.output import console
 
-    parts = {part.strip() for part in kinds.split(",")}
-    if not parts <= set(KINDS):
-        fail(f"--kinds {kinds!r}: allowed are trade, quote and trade,quote", EXIT_USAGE)
-    names = [kind for kind in KINDS if kind in parts]
-    chosen = contract or (Contract.lossless if json else Contract.latest)
-    wanted = Wanted(patterns, names, chosen.value, rate, count, seconds)
+    names = list(dict.fromkeys(part.strip() for part in kinds.split(",")))
+    if not all(map(KIND.fullmatch, names)):
+        fail(
+            f"--kinds {kinds!r}: allowed are trade, quote, level, bar.1m, index.1m and the like, with commas between",
+            EXIT_USAGE,
+        )
+    sorts = {name.partition(".")[0] for name in names}
+    drawn = console().is_terminal and not json and any(sorts <= board for board in ON_A_BOARD)
+    chosen = contract or (Contract.lossless if json or "level" in names else Contract.latest)
+    forming_hz = rate if drawn and "bar" in sorts else 0.0
+    wanted = Wanted(patterns, names, chosen.value, rate, min(forming_hz, FORMING_HZ_MAX), count, seconds)
     where = resolve_address(address)
-    if console().is_terminal and not json:
+    if drawn:
         follow_on_board(where, wanted, sort.value)
     else:
         form = lines.json if json else lines.text
@@ -108,7 +129,13 @@ def follow(address: str, wanted: Wanted, output: Output, check: Callable[[], Non
 
     with (
         connect(address, client="marketd watch") as md,
-        md.subscribe(wanted.patterns, kinds=wanted.kinds, contract=wanted.contract, rate_hz=wanted.rate_hz) as stream,
+        md.subscribe(
+            wanted.patterns,
+            kinds=wanted.kinds,
+            contract=wanted.contract,
+            rate_hz=wanted.rate_hz,
+            forming_hz=wanted.forming_hz,
+        ) as stream,
     ):
         if stream.result.unmatched:
             print(f"marketd: nothing is called {', '.join(stream.result.unmatched)} yet", file=sys.stderr)
@@ -124,10 +151,12 @@ def follow_on_board(address: str, wanted: Wanted, order: Order, check: Callable[
     """Show the stream as a live table."""
     from rich.live import Live
 
+    from marketd.cli.bar_board import BarBoard
     from marketd.cli.board import Board
     from marketd.cli.output import console
 
-    board, screen = Board(), console()
+    board = BarBoard() if wanted.kinds[0].startswith("bar.") else Board()
+    screen = console()
 
     def draw() -> RenderableType:
         return board.render(order, screen.height)

@@ -14,10 +14,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from marketd.client.errors import CannotConnect, ConnectionLost, DeadlineExceeded, ProtocolError, RequestError
-from marketd.client.frames import Frame, Gap, Quote, StatusChange, Trade
+from marketd.client.bars import BarSeries
+from marketd.client.errors import (
+    BarsMissing,
+    CannotConnect,
+    ConnectionLost,
+    DeadlineExceeded,
+    PackageMissing,
+    ProtocolError,
+    RequestError,
+)
+from marketd.client.frames import Bar, Frame, Gap, IndexEvent, Level, Quote, StatusChange, Trade
+from marketd.client.history import History
 from marketd.client.sync import Client, Search, Stream, connect
 from marketd.model import Flag, GapReason, Kind, Side
+from marketd.ring.steps import BarState, IndexState
 from marketd.rpc.messages import Position
 
 if TYPE_CHECKING:
@@ -27,6 +38,10 @@ __all__ = [
     "AsyncClient",
     "AsyncSearch",
     "AsyncStream",
+    "Bar",
+    "BarSeries",
+    "BarState",
+    "BarsMissing",
     "CannotConnect",
     "Client",
     "ConnectionLost",
@@ -35,7 +50,12 @@ __all__ = [
     "Frame",
     "Gap",
     "GapReason",
+    "History",
+    "IndexEvent",
+    "IndexState",
     "Kind",
+    "Level",
+    "PackageMissing",
     "Position",
     "ProtocolError",
     "Quote",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, cast
 
@@ -12,12 +12,24 @@ import anyio.lowlevel
 
 from marketd.client.address import default_address, parse_address
 from marketd.client.aio_line import AsyncLine
+from marketd.client.bars import BarSeries, bars_params, series_of
 from marketd.client.calls import Call
 from marketd.client.frames import Frame
+from marketd.client.history import (
+    HISTORY_TIMEOUT_S,
+    History,
+    TableKind,
+    backfill_params,
+    coverage_params,
+    history_of,
+    history_params,
+    table_of,
+)
 from marketd.client.positions import parse_token
 from marketd.client.protocol import ClientProtocol
 from marketd.client.reconnect import Reconnect
 from marketd.client.subscription import BUFFER_BYTES, State, Subscription
+from marketd.client.times import Time, to_ns
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
 
@@ -106,6 +118,103 @@ class AsyncClient:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         return AsyncSearch(self._line, self._submit("search", messages.SearchParams(text, limit), timeout_s), timeout_s)
 
+    async def bars(
+        self,
+        instruments: str | Sequence[str],
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        columns: Sequence[str] | None = None,
+        to: TableKind = "polars",
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> Any:  # noqa: ANN401 - which of four libraries' tables is the caller's choice
+        """See :meth:`marketd.client.sync.Client.bars`."""
+        found = await self.history(
+            instruments, period, start, end, limit=limit, order=order, columns=columns, timeout_s=timeout_s
+        )
+        return table_of(found, to)
+
+    async def series(
+        self,
+        fqme: str,
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        timeout_s: float | None = None,
+    ) -> BarSeries:
+        """See :meth:`marketd.client.sync.Client.series`."""
+        params = bars_params(self.server, fqme, period, start, end, limit, order)
+        return series_of(await self._request("bars", params, timeout_s))
+
+    async def history(
+        self,
+        instruments: str | Sequence[str],
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        columns: Sequence[str] | None = None,
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> History:
+        """See :meth:`marketd.client.sync.Client.history`."""
+        params = history_params(instruments, period, start, end, limit, order, columns)
+        call = self._submit("history", params, timeout_s)
+        return history_of(await self._line.finish(call, timeout_s), call.batches)
+
+    async def coverage(
+        self,
+        fqme: str,
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> messages.CoverageResult:
+        """See :meth:`marketd.client.sync.Client.coverage`."""
+        params = coverage_params(fqme, period, start, end)
+        return cast(messages.CoverageResult, await self._request("coverage", params, timeout_s))
+
+    async def gaps(
+        self,
+        fqme: str,
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> messages.GapsResult:
+        """See :meth:`marketd.client.sync.Client.gaps`."""
+        params = coverage_params(fqme, period, start, end)
+        return cast(messages.GapsResult, await self._request("gaps", params, timeout_s))
+
+    async def backfill(
+        self,
+        fqme: str,
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        on_progress: Callable[[messages.BackfillProgress], None] = lambda _: None,
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> messages.BackfillResult:
+        """See :meth:`marketd.client.sync.Client.backfill`."""
+        params = backfill_params(fqme, period, start, end)
+        call = self._submit("backfill", params, timeout_s)
+        with anyio.fail_after(timeout_s):
+            while not call.done or call.progress:
+                await self._line.wait(call, lambda: bool(call.progress) or call.done, timeout_s)
+                while call.progress:
+                    on_progress(call.progress.popleft())
+        return cast(messages.BackfillResult, call.result())
+
     async def record(
         self, feed: str, name: str, duration_s: float, *, timeout_s: float | None = None
     ) -> messages.RecordResult:
@@ -124,11 +233,24 @@ class AsyncClient:
         format: messages.Format = "rows",
         rate_hz: float = 10.0,
         resume: str | dict[str, Position] | None = None,
+        forming_hz: float = 0.0,
+        snapshot: bool = False,
+        start: Time | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[AsyncStream]:
         """Open a stream for as long as the block runs. See :meth:`marketd.client.sync.Client.subscribe`."""
         positions = parse_token(resume) if isinstance(resume, str) else dict(resume or {})
-        params = messages.SubscribeParams(list(instruments), tuple(kinds), contract, format, rate_hz, positions)
+        params = messages.SubscribeParams(
+            list(instruments),
+            tuple(kinds),
+            contract,
+            format,
+            rate_hz,
+            positions,
+            forming_hz,
+            snapshot,
+            None if start is None else to_ns(start),
+        )
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         call = self._protocol.subscribe(params, timeout_s)
         assert call.subscription is not None
@@ -169,6 +291,7 @@ class AsyncStream:
         while True:
             frame = subscription.next_nowait()
             if frame is not None:
+                self._line.read_on()
                 return frame
             if subscription.state is State.ENDED:
                 if subscription.error is not None:

@@ -21,7 +21,6 @@ from marketd.client.protocol import RETRY_S, SILENT_HEARTBEATS, Changed, ClientP
 from marketd.client.reconnect import Reconnect
 from marketd.client.subscription import Subscription
 
-RECEIVE_BYTES = 1 << 18
 _BROKEN = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
 
 
@@ -72,8 +71,7 @@ class AsyncLine:
             raise anyio.BusyResourceError("waiting for")
         event = self._waiting[thing] = anyio.Event()
         self.send_soon()
-        if self._room is not None:
-            self._room.set()
+        self.read_on()
         try:
             await event.wait()
         finally:
@@ -87,6 +85,11 @@ class AsyncLine:
     def send_soon(self) -> None:
         """Let the writer see what there is to send."""
         self._outgoing.set()
+
+    def read_on(self) -> None:
+        """Let the reader, where it waits for room, see whether there is some."""
+        if self._room is not None and not self._must_wait:
+            self._room.set()
 
     # --- the connection's life --------------------------------------------------------------------------------------
 
@@ -129,7 +132,7 @@ class AsyncLine:
                 hello = self.protocol.connection_made()
                 await self._connection.send(self.protocol.data_to_send())
                 while not hello.done:
-                    self._wake(self.protocol.receive_data(await self._connection.receive(RECEIVE_BYTES)))
+                    self._wake(self.protocol.receive_data(await self._connection.receive(self.protocol.receive_bytes)))
                 hello.result()
         except BaseException as error:
             await self._drop(str(error))
@@ -176,7 +179,7 @@ class AsyncLine:
                 self._room = None
             data = None
             with anyio.move_on_after(silence_s):
-                data = await connection.receive(RECEIVE_BYTES)
+                data = await connection.receive(self.protocol.receive_bytes)
             if data is None:
                 raise TimeoutError(f"the other side was silent for {silence_s} s")
             self._wake(self.protocol.receive_data(data))

@@ -27,6 +27,8 @@ class Call:
         self.sent = False
         self.subscription: Subscription | None = None  # what it opens or changes
         self.hits: deque[messages.SearchHit] = deque()  # a search's, as they come
+        self.batches: dict[str, list[memoryview]] = {}  # of history, by instrument, as they come
+        self.progress: deque[messages.BackfillProgress] = deque()  # a backfill's, as it goes on
         self.asked: messages.SubscribeParams | None = None
         self.answer: messages.Result | None = None
         self.error: Exception | None = None
@@ -50,6 +52,7 @@ class Call:
     def payload(self) -> bytes:
         """Return the request as it is sent. A stream is asked for with the position that it has by now."""
         params = self.params
+        self.batches = {}
         if self.method == "subscribe" and self.subscription is not None:
             self.asked = self.subscription.params
             params = self.subscription.resume_params()

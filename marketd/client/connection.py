@@ -12,23 +12,23 @@ from marketd.client.address import Address
 from marketd.client.calls import HEARTBEAT
 from marketd.client.protocol import SILENT_HEARTBEATS
 
-RECEIVE_BYTES = 1 << 18
 SEND_TIMEOUT_S = 10.0
 LET_GO_S = 0.5
 
 
 class Connection:
-    """A connected socket.
+    """A connected socket, of which at most ``receive_bytes`` are read at once.
 
     Raises:
         OSError: it can't be made in time.
     """
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(self, address: Address, timeout_s: float, receive_bytes: int) -> None:
         self._socket = _connected(address, timeout_s)
         self._socket.settimeout(SEND_TIMEOUT_S)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ)
+        self._received = bytearray(receive_bytes)
         self._sending = threading.Lock()
         self._closing = threading.Event()
         self._quiet_s = 0.0
@@ -44,8 +44,8 @@ class Connection:
             with self._sending:
                 self._socket.sendall(data)
 
-    def receive(self, timeout_s: float | None) -> bytes:
-        """Return what comes; nothing at all if nothing comes in time.
+    def receive(self, timeout_s: float | None) -> memoryview:
+        """Return what comes; nothing at all if nothing comes in time. Good until the next call.
 
         Raises:
             OSError: the other side is gone, or has been silent for longer than it said it would be.
@@ -55,17 +55,17 @@ class Connection:
         begun_s = time.monotonic()
         if self._selector.select(None if wait_s == float("inf") else max(0.0, wait_s)):
             self._quiet_s = 0.0
-            data = self._socket.recv(RECEIVE_BYTES)
-            if not data:
+            count = self._socket.recv_into(self._received)
+            if not count:
                 raise ConnectionResetError("the other side closed it")
-            return data
+            return memoryview(self._received)[:count]
         # Only what was waited for counts: the other side is not to blame for a reader that was busy elsewhere.
         self._quiet_s += time.monotonic() - begun_s
         if self._quiet_s >= self._quiet_max_s:
             raise TimeoutError(f"the other side was silent for {self._quiet_s:.1f} s")
-        return b""
+        return memoryview(b"")
 
-    def receive_by(self, deadline_s: float) -> bytes:
+    def receive_by(self, deadline_s: float) -> memoryview:
         """Return what comes, on the monotonic clock by then.
 
         Raises:

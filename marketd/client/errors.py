@@ -41,3 +41,18 @@ class RequestError(MarketdError):
 
 class ProtocolError(MarketdError):
     """The other side does not speak this protocol, or not this version of it."""
+
+
+class PackageMissing(ImportError, MarketdError):  # noqa: N818 - as CannotConnect
+    """Something was asked for that takes a package which the client does not bring."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__(
+            f"this needs the package {package}, which is not installed: `pip install {package}` "
+            "(a checkout's `make setup` brings polars and pyarrow)"
+        )
+        self.package = package
+
+
+class BarsMissing(UserWarning):
+    """A table has fewer bars than its range: some are not there, or not whole."""

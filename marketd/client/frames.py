@@ -43,6 +43,13 @@ class Quote(_Row, frozen=True, gc=False):
     ask_size: float
 
 
+class Level(_Row, frozen=True, gc=False):
+    """One level of a book: ``side`` 1 is a bid, -1 an ask; size 0 removes it. Side 0: forget all levels."""
+
+    price: float
+    size: float
+
+
 class Gap(_Row, frozen=True, gc=False):
     """Rows are missing.
 
@@ -62,12 +69,55 @@ class StatusChange(_Row, frozen=True, gc=False):
     code: int
 
 
-STRUCTS: dict[str, type[Trade | Quote | Gap | StatusChange]] = {
+class _Step(msgspec.Struct, frozen=True, gc=False):
+    cursor: int
+    open_ns: int
+    made_ns: int
+    period_ns: int
+    instrument: int
+    state: int
+    flags: int
+
+
+class Bar(_Step, frozen=True, gc=False):
+    """A bar as it was at ``made_ns``; ``state`` is a :class:`marketd.ring.steps.BarState`. NaN: nobody knows."""
+
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    trade_count: int
+    first_id: int
+    last_id: int
+    number: int
+
+
+class IndexEvent(_Step, frozen=True, gc=False):
+    """A step has begun or ended, or a bar was revised; ``state`` is a :class:`marketd.ring.steps.IndexState`."""
+
+    instruments: int
+    revised: int
+
+
+Struct = Trade | Quote | Level | Gap | StatusChange | Bar | IndexEvent
+
+STRUCTS: dict[str, type[Struct]] = {
     "trade": Trade,
     "quote": Quote,
+    "level": Level,
     "gap": Gap,
     "status": StatusChange,
+    "bar": Bar,
+    "index": IndexEvent,
 }
+
+STEP_FAMILIES = frozenset({"bar", "index"})
+
+
+def family(kind: str) -> str:
+    """Return what a kind's rows have their fields by: ``bar`` of ``bar.1m``, ``trade`` of ``trade``."""
+    return kind.partition(".")[0]
 
 
 class Source(Protocol):
@@ -76,11 +126,12 @@ class Source(Protocol):
     feed: str
     epoch: int
     cursor_last: int
+    forming: bool
     names: Mapping[int, str]
     size_bytes: int
 
     def frames(self) -> Iterator[Frame]:
-        """Cut the message into frames, in cursor order; their cursor ranges partition the message's."""
+        """Cut the message into frames, whose cursor ranges partition its own; put by kind, the last has all of it."""
 
     def rows(self, kind: str, start: int, stop: int) -> Any:  # noqa: ANN401 - an array or a list, by the stream's format
         """See :attr:`Frame.rows`."""
@@ -95,10 +146,11 @@ class Source(Protocol):
 class Frame(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Consecutive rows of one kind from one feed.
 
-    ``kind`` is ``trade``, ``quote``, ``level``, ``gap`` or ``status``. The frame says everything there is for this
-    subscription about the cursors ``cursor_first`` to ``cursor_last`` (both included) of ``epoch``: cursors without a
-    row belong to instruments or kinds that were not asked for. A ``status`` frame without rows is news of the feed or
-    of the connection: then ``state`` and ``detail`` tell it, and ``epoch`` and the cursors are 0.
+    ``kind`` is ``trade``, ``quote``, ``level``, ``gap``, ``status``, or a series' own: ``bar.1m``, ``index.1m``. The
+    frame says everything there is for this subscription about the cursors ``cursor_first`` to ``cursor_last`` (both
+    included) of ``epoch``: cursors without a row belong to instruments or kinds that were not asked for. A ``status``
+    frame without rows is news of the feed or of the connection: then ``state`` and ``detail`` tell it, and ``epoch``
+    and the cursors are 0. A frame of bars that are still ``forming`` stands for no cursors.
     """
 
     kind: str
@@ -121,12 +173,17 @@ class Frame(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self.source.epoch
 
     @property
+    def forming(self) -> bool:
+        """Whether these are bars that are not out yet: their rows have the cursor 0, and no position moves by them."""
+        return self.source.forming
+
+    @property
     def rows(self) -> Any:  # noqa: ANN401 - which of the two is the caller's choice of format, which no type can follow
         """The rows, oldest first.
 
-        Format ``rows``: a structured array, shape ``(n,)``, dtype ``marketd.ring.layout.BY_KIND`` of the kind, a
-        read-only view on the received bytes. Format ``columns``: a list of :class:`Trade`, :class:`Quote`,
-        :class:`Gap` or :class:`StatusChange`.
+        Format ``rows``: a structured array, shape ``(n,)``, dtype ``marketd.ring.layout.BY_KIND`` of the kind (of bars
+        and index events ``marketd.ring.steps.BAR`` and ``INDEX``), a read-only view on the received bytes. Format
+        ``columns``: a list of :data:`Struct`.
         """
         return self.source.rows(self.kind, self.start, self.stop)
 
@@ -137,7 +194,7 @@ class Frame(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def merged(self) -> NDArray[np.int64] | None:
-        """Contract ``latest``: for each row, how many rows of its kind and instrument it stands for; else None."""
+        """Contracts ``latest`` and ``trade_safe``: for each row, how many of its kind and instrument it stands for."""
         return self.source.merged(self.start, self.stop)
 
     def fqme(self, instrument: int) -> str:

@@ -128,7 +128,8 @@ class Line:
             RequestError: it is one, and it does not want us.
         """
         try:
-            self._connection = connection = Connection(self._target, max(0.001, deadline_s - time.monotonic()))
+            timeout_s = max(0.001, deadline_s - time.monotonic())
+            self._connection = connection = Connection(self._target, timeout_s, self.protocol.receive_bytes)
             hello = self.protocol.connection_made()
             connection.send(self.protocol.data_to_send())
             while not hello.done:

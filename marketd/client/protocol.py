@@ -18,9 +18,9 @@ import msgspec
 
 from marketd.client.calls import HEARTBEAT, Call
 from marketd.client.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RequestError
+from marketd.client.layouts import layout_problem
 from marketd.client.subscription import BUFFER_BYTES, Message, State, Subscription
 from marketd.errors import MarketdError
-from marketd.ring import layout
 from marketd.rpc import messages
 from marketd.rpc.framing import PREFIX, Deframer
 
@@ -28,7 +28,9 @@ from marketd.rpc.framing import PREFIX, Deframer
 FRAME_BYTES_MAX = 1 << 28
 
 # These change nothing at the server, so one that was under way when the connection broke is simply asked again.
-REPEATABLE = frozenset({"ping", "status", "backends", "instrument", "subscribe"})
+REPEATABLE = frozenset(
+    {"ping", "status", "backends", "instrument", "bars", "history", "coverage", "gaps", "backfill", "subscribe"}
+)
 
 # A subscription that was live and is refused after a reconnect with one of these is asked for again, every second: a
 # daemon that has just started may not have heard of all its instruments yet.
@@ -36,6 +38,8 @@ RETRYABLE = frozenset(
     {"unknown_instrument", "unknown_feed", "unavailable", "limit_exceeded", "deadline_exceeded", "internal"}
 )
 RETRY_S = 1.0
+
+RECEIVE_BYTES_MAX = 1 << 18  # read from the socket at once
 
 # The server says something at least every `heartbeat_s`; after so many of them in vain it counts as gone.
 SILENT_HEARTBEATS = 2.5
@@ -47,7 +51,9 @@ _notifications: dict[str, msgspec.msgpack.Decoder[Any]] = {
 _results: dict[str, msgspec.msgpack.Decoder[Any]] = {
     name: msgspec.msgpack.Decoder(result) for name, (_, result) in messages.METHODS.items()
 }
-STREAM_METHODS = frozenset({"rows", "columns", "gap", "instruments", "status"})
+STREAM_METHODS = frozenset(
+    {"rows", "columns", "frame", "bars", "snapshot", "replay_completed", "gap", "instruments", "status"}
+)
 
 Changed = set[Call | Subscription]
 
@@ -61,6 +67,8 @@ class ClientProtocol:
         self.subscriptions: list[Subscription] = []
         self._hello = hello
         self._buffer_bytes = buffer_bytes
+        # Little enough that a stream which is not crowded yet has room for all of it, and need not be parked.
+        self.receive_bytes = max(1, min(RECEIVE_BYTES_MAX, buffer_bytes // 4))
         self._numbers = itertools.count(1)
         self._calls: dict[int, Call] = {}
         self._live: dict[int, Subscription] = {}
@@ -142,8 +150,8 @@ class ClientProtocol:
         Raises:
             ProtocolError: rows were asked for, but the server's have another layout than this version's.
         """
-        problem = layout_problem(self.server) if self.server is not None else None
-        if problem is not None and params.format == "rows":
+        problem = layout_problem(self.server, params) if self.server is not None else None
+        if problem is not None:
             raise problem
         subscription = Subscription(params, self._buffer_bytes)
         self.subscriptions.append(subscription)
@@ -236,7 +244,7 @@ class ClientProtocol:
 
     # --- what comes in ----------------------------------------------------------------------------------------------
 
-    def receive_data(self, data: bytes) -> Changed:
+    def receive_data(self, data: bytes | memoryview) -> Changed:
         """Take what was received; return the calls and subscriptions that have something new.
 
         Raises:
@@ -262,6 +270,10 @@ class ClientProtocol:
             self._receive_stream(_notifications[message.method].decode(message.params))
         elif message.method == "search.hits":
             self._receive_hits(_notifications[message.method].decode(message.params))
+        elif message.method == "history.batch":
+            self._receive_batch(_notifications[message.method].decode(message.params))
+        elif message.method == "backfill.progress":
+            self._receive_progress(_notifications[message.method].decode(message.params))
         elif message.method == "notice":
             self._receive_notice(_notifications[message.method].decode(message.params))
         # Heartbeats need no more than to have come; other methods belong to later versions.
@@ -279,6 +291,18 @@ class ClientProtocol:
         call = self._calls.get(cast(int, message.id))
         if call is not None:
             call.hits.extend(message.hits)
+            self._changed.add(call)
+
+    def _receive_batch(self, message: messages.HistoryBatch) -> None:
+        call = self._calls.get(cast(int, message.id))
+        if call is not None:
+            call.batches.setdefault(message.fqme, []).append(message.data)
+            self._changed.add(call)
+
+    def _receive_progress(self, message: messages.BackfillProgress) -> None:
+        call = self._calls.get(cast(int, message.id))
+        if call is not None:
+            call.progress.append(message)
             self._changed.add(call)
 
     def _receive_notice(self, notice: messages.Notice) -> None:
@@ -306,9 +330,10 @@ class ClientProtocol:
     def _greet(self, server: messages.HelloResult) -> None:
         self.server = server
         self.ready = True
-        problem = layout_problem(server)
-        for subscription in [stream for stream in self.subscriptions if problem and stream.params.format == "rows"]:
-            self._end(subscription, problem)
+        for subscription in list(self.subscriptions):
+            problem = layout_problem(server, subscription.params)
+            if problem is not None:
+                self._end(subscription, problem)
         for call in [call for call in self._calls.values() if call.method != "hello"]:
             if call.subscription is not None and call.subscription.error is not None:
                 self._finish(call, error=call.subscription.error)
@@ -356,14 +381,3 @@ def _code(body: messages.ErrorBody) -> str:
         return str(body.data["code"])
     known = {code.value for code in messages.ErrorCode}
     return messages.ErrorCode(body.code).name.lower() if body.code in known else str(body.code)
-
-
-def layout_problem(server: messages.HelloResult) -> ProtocolError | None:
-    """Say why rows of this server can't be read here, if they can't."""
-    ours = f"{layout.dtype_hash():016x}"
-    if (server.row_bytes, server.row_hash) == (layout.ROW_BYTES, ours):
-        return None
-    return ProtocolError(
-        f"the server's rows have another layout ({server.row_bytes} bytes, {server.row_hash}) than this version "
-        f"knows ({layout.ROW_BYTES} bytes, {ours}): ask for format='columns', or use the server's version"
-    )

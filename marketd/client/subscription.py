@@ -14,14 +14,19 @@ import msgspec
 
 from marketd.client.frames import Frame, Source
 from marketd.client.positions import format_token
-from marketd.client.sources import ColumnsSource, EventSource, RowsSource
+from marketd.client.sources import ColumnsSource, EventSource, RowsSource, columns_of, is_forming, snapshot_sources
 from marketd.fqme import is_glob
+from marketd.ring import layout
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
 
 BUFFER_BYTES = 16 << 20
+STEPS_SUFFIX = "/bars"  # of the name by which a feed's bars are read
 
-Message = messages.Rows | messages.Columns | messages.Gap | messages.Instruments | messages.Status
+RowMessage = messages.Rows | messages.Columns | messages.TickFrame | messages.Bars
+Message = (
+    RowMessage | messages.Snapshot | messages.ReplayCompleted | messages.Gap | messages.Instruments | messages.Status
+)
 
 
 class State(enum.Enum):
@@ -50,11 +55,13 @@ class Subscription:
         self._received = dict(params.resume)
         self._delivered = dict(params.resume)
         self._names: dict[str, tuple[int, dict[int, str]]] = {}
+        self._kinds = layout.KIND_NAMES
         self._sources: deque[Source] = deque()
         self._source: Source | None = None  # the one whose frames are being taken
         self._frames: Iterator[Frame] = iter(())
         self._frame: Frame | None = None
         self._told_lost = False
+        self._replayed: set[str] = set()
 
     # --- the reader's side ------------------------------------------------------------------------------------------
 
@@ -70,7 +77,7 @@ class Subscription:
 
     def _begin_source(self) -> bool:
         if self._source is not None:
-            if self._source.epoch:
+            if self._source.epoch and not self._source.forming:
                 self._delivered[self._source.feed] = Position(self._source.epoch, self._source.cursor_last)
             self._source = self._frame = None
         if not self._sources:
@@ -99,7 +106,7 @@ class Subscription:
     def positions(self) -> dict[str, Position]:
         """How far the frames that were taken reach, the last one included."""
         reached = dict(self._delivered)
-        if self._frame is not None and self._frame.epoch:
+        if self._frame is not None and self._frame.epoch and not self._frame.forming:
             reached[self._frame.feed] = Position(self._frame.epoch, self._frame.cursor_last)
         return reached
 
@@ -110,14 +117,18 @@ class Subscription:
 
     # --- the connection's side --------------------------------------------------------------------------------------
 
-    @property
-    def latest(self) -> bool:
-        """Whether it carries states, which replace each other, and not every row."""
-        return self.params.contract == "latest"
+    def latest(self, feed: str) -> bool:
+        """Whether states come of a feed, which replace each other, and not every row. Of bars every row does."""
+        return self.params.contract == "latest" and not feed.endswith(STEPS_SUFFIX)
+
+    def _framed(self, feed: str) -> bool:
+        """Whether the rows of a message of a feed are put by kind."""
+        return self.params.contract in ("frames", "trade_safe") and not feed.endswith(STEPS_SUFFIX)
 
     def resume_params(self) -> messages.SubscribeParams:
         """What to subscribe with now, to go on where it stands."""
-        return msgspec.structs.replace(self.params, resume=dict(self._received))
+        snapshot = self.params.snapshot and self.result is None
+        return msgspec.structs.replace(self.params, resume=dict(self._received), snapshot=snapshot)
 
     def updated(self, change: messages.UpdateParams, result: messages.SubscribeResult) -> None:
         """Take the server's answer to an update. Nothing is missed any more of feeds that do not belong to it now."""
@@ -131,8 +142,10 @@ class Subscription:
         self.state = State.LIVE
         self.id = result.subscription
         self.result = result
+        # A daemon has one list of series for all feeds. Frames keep the names of the one that they came from.
+        self._kinds = layout.KIND_NAMES
         for feed in result.feeds:
-            self._learn(feed.name, feed.epoch, feed.instruments)
+            self._learn(feed.name, feed.epoch, feed.instruments, feed.kinds)
             start = Position(feed.epoch, feed.cursor)
             self._received.setdefault(feed.name, start)
             self._delivered.setdefault(feed.name, start)
@@ -184,30 +197,47 @@ class Subscription:
             ProtocolError: its bytes are not what the protocol says.
         """
         if isinstance(message, messages.Instruments):
-            self._learn(message.feed, message.epoch, message.instruments)
+            self._learn(message.feed, message.epoch, message.instruments, message.kinds)
             return True
         if self.buffered_bytes > self._buffer_bytes:
             return False
         if isinstance(message, messages.Status):
             self.tell(message.state, message.detail, feed=message.feed)
+        elif isinstance(message, messages.ReplayCompleted):
+            if self.params.from_ns is not None and message.feed not in self._replayed:
+                self._replayed.add(message.feed)
+                self.tell("replay_completed", feed=message.feed)
+        elif isinstance(message, messages.Snapshot):
+            for source in snapshot_sources(message, self._names_of(message.feed, message.epoch)):
+                self._put(source)
         elif isinstance(message, messages.Gap):
             self._receive_gap(message)
         else:
             self._receive_rows(message)
         return True
 
-    def _receive_rows(self, message: messages.Rows | messages.Columns) -> None:
-        first = self._first_new(message)
-        if first > message.cursor_last and not self.latest:
+    def _receive_rows(self, message: RowMessage) -> None:
+        if not isinstance(message, messages.TickFrame) and is_forming(message):
+            self._put_rows(message, message.cursor_first)
             return
+        first = self._first_new(message)
+        if first > message.cursor_last and not self.latest(message.feed):
+            return
+        for part in columns_of(message, first) if isinstance(message, messages.TickFrame) else [message]:
+            self._put_rows(part, part.cursor_first if isinstance(message, messages.TickFrame) else first)
+        self._received[message.feed] = Position(message.epoch, message.cursor_last)
+
+    def _put_rows(self, message: messages.Rows | messages.Columns | messages.Bars, first: int) -> None:
         names = self._names_of(message.feed, message.epoch)
         source: Source
-        if isinstance(message, messages.Rows):
-            source = RowsSource(message, names, first, latest=self.latest)
+        latest = self.latest(message.feed)
+        if isinstance(message, messages.Columns):
+            source = ColumnsSource(message, names, first, latest=latest)
         else:
-            source = ColumnsSource(message, names, first, latest=self.latest)
+            source = RowsSource(
+                message, names, first, latest=latest, by_kind=self._framed(message.feed), kinds=self._kinds
+            )
         self._put(source)
-        self._received[message.feed] = Position(message.epoch, message.cursor_last)
 
     def _receive_gap(self, message: messages.Gap) -> None:
         position = self._received.get(message.feed)
@@ -220,7 +250,7 @@ class Subscription:
         if first <= message.cursor_last:
             self._put_gap(msgspec.structs.replace(message, cursor_first=first))
 
-    def _first_new(self, message: messages.Rows | messages.Columns | messages.Gap) -> int:
+    def _first_new(self, message: RowMessage | messages.Gap) -> int:
         """Return the message's first cursor that was not had yet. What should have come before it becomes a gap."""
         first = message.cursor_first
         position = self._received.get(message.feed)
@@ -228,7 +258,7 @@ class Subscription:
             # A feed that joined later: nothing before its first message was ever promised.
             self._delivered.setdefault(message.feed, Position(message.epoch, first - 1))
             return first
-        if self.latest:
+        if self.latest(message.feed):
             return first
         if position.epoch != message.epoch:
             self._put_hole(message, 1, "epoch")
@@ -238,7 +268,7 @@ class Subscription:
             return max(first, position.cursor + 1)
         return first
 
-    def _put_hole(self, message: messages.Rows | messages.Columns | messages.Gap, first: int, reason: str) -> None:
+    def _put_hole(self, message: RowMessage | messages.Gap, first: int, reason: str) -> None:
         last = message.cursor_first - 1
         lost = -1 if reason == "epoch" else last - first + 1  # how much the old epoch had is not known
         self._put_gap(messages.Gap(message.subscription, message.feed, message.epoch, first, last, lost, reason))
@@ -253,8 +283,9 @@ class Subscription:
         self._sources.append(source)
         self.buffered_bytes += source.size_bytes
 
-    def _learn(self, feed: str, epoch: int, instruments: dict[int, str]) -> None:
+    def _learn(self, feed: str, epoch: int, instruments: dict[int, str], kinds: dict[int, str]) -> None:
         self._names_of(feed, epoch).update(instruments)
+        self._kinds = self._kinds | kinds
 
     def _names_of(self, feed: str, epoch: int) -> dict[int, str]:
         """The names of an epoch's ids. Frames keep theirs: another epoch gets another table."""

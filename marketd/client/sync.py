@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, cast
 
 from marketd.client.address import default_address, parse_address
+from marketd.client.bars import BarSeries, bars_params, series_of
 from marketd.client.calls import Call
 from marketd.client.frames import Frame
+from marketd.client.history import (
+    HISTORY_TIMEOUT_S,
+    History,
+    TableKind,
+    backfill_params,
+    coverage_params,
+    history_of,
+    history_params,
+    table_of,
+)
 from marketd.client.line import Line
 from marketd.client.positions import parse_token
 from marketd.client.protocol import ClientProtocol
 from marketd.client.reconnect import Reconnect
 from marketd.client.subscription import BUFFER_BYTES, State, Subscription
+from marketd.client.times import Time, to_ns
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
 
@@ -103,6 +115,150 @@ class Client:
             self._line, self._protocol.request("search", messages.SearchParams(text, limit), timeout_s), deadline_s
         )
 
+    def bars(
+        self,
+        instruments: str | Sequence[str],
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        columns: Sequence[str] | None = None,
+        to: TableKind = "polars",
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> Any:  # noqa: ANN401 - which of four libraries' tables is the caller's choice
+        """Return bars as one table: of several instruments, in a list or by globs, with a column ``instrument``.
+
+        A table can't say what it lacks, so ranges without whole bars are told by the warning :class:`BarsMissing`;
+        :meth:`history` has them, and up to when bars are complete, with the answer.
+
+        Args:
+            to: whose table: ``polars``, ``pyarrow``, ``pandas``; ``numpy`` for a dict of arrays.
+
+        The other arguments, and what raises, are those of :meth:`history`.
+        """
+        found = self.history(
+            instruments, period, start, end, limit=limit, order=order, columns=columns, timeout_s=timeout_s
+        )
+        return table_of(found, to)
+
+    def series(
+        self,
+        fqme: str,
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        timeout_s: float | None = None,
+    ) -> BarSeries:
+        """Return an instrument's bars in ``[start, end)``, in order of time, as the rings have them: with their states.
+
+        Args:
+            fqme: the instrument, in any case.
+            period: of one of the daemon's series: ``1m``, or ``1000t`` where bars are made of activity.
+            start, end: nanoseconds since 1970, a datetime, or text (``2026-11-25T12:30+01:00``). Without a zone they
+                are UTC. None: no bound.
+            limit: no more bars than this; the daemon gives 20,000 at most.
+            order: which bars those are: the ``newest`` or the ``oldest`` of the range.
+
+        Raises:
+            ValueError: a time is none.
+            RequestError: there is no such instrument or period.
+        """
+        params = bars_params(self.server, fqme, period, start, end, limit, order)
+        return series_of(self._request("bars", params, timeout_s))
+
+    def history(
+        self,
+        instruments: str | Sequence[str],
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        columns: Sequence[str] | None = None,
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> History:
+        """Return bars of one or many instruments in ``[start, end)``, of all that the daemon holds, live and on disk.
+
+        Args:
+            instruments: names, and globs of those that the feeds have.
+            period: of bars that are made or stored, or a multiple of a stored one.
+            start, end: as for :meth:`series`.
+            limit: of each instrument no more bars than this; None: all.
+            order: which bars those are: the ``newest`` or the ``oldest``.
+            columns: which, and in which order.
+
+        Raises:
+            ValueError: a time is none.
+            RequestError: nothing is held of an instrument, or no such period or column.
+        """
+        params = history_params(instruments, period, start, end, limit, order, columns)
+        call = self._protocol.request("history", params, timeout_s)
+        return history_of(self._line.finish(call, timeout_s), call.batches)
+
+    def coverage(
+        self,
+        fqme: str,
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> messages.CoverageResult:
+        """Return what is known of an instrument's stored bars: complete, empty, missing or unverified ranges."""
+        params = coverage_params(fqme, period, start, end)
+        return cast(messages.CoverageResult, self._request("coverage", params, timeout_s))
+
+    def gaps(
+        self,
+        fqme: str,
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> messages.GapsResult:
+        """Return the bars that are not stored, and whether that was to be expected."""
+        params = coverage_params(fqme, period, start, end)
+        return cast(messages.GapsResult, self._request("gaps", params, timeout_s))
+
+    def backfill(
+        self,
+        fqme: str,
+        period: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        on_progress: Callable[[messages.BackfillProgress], None] = lambda _: None,
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> messages.BackfillResult:
+        """Let the daemon ask the venue for a range, as far as it is not stored; return when that is over.
+
+        What was begun goes on without us, and after a restart of the daemon too.
+
+        Args:
+            start: None: a day ago. end: None: now.
+            on_progress: called with how far it is, some times a second.
+
+        Raises:
+            ValueError: a time is none.
+            RequestError: no feed has the instrument, or such bars are not stored.
+            DeadlineExceeded: it takes longer than this; it goes on.
+        """
+        params = backfill_params(fqme, period, start, end)
+        call = self._protocol.request("backfill", params, timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while not call.done or call.progress:
+            self._line.wait(call, lambda: bool(call.progress) or call.done, deadline_s)
+            while call.progress:
+                on_progress(call.progress.popleft())
+        return cast(messages.BackfillResult, call.result())
+
     def record(
         self, feed: str, name: str, duration_s: float, *, timeout_s: float | None = None
     ) -> messages.RecordResult:
@@ -120,24 +276,43 @@ class Client:
         format: messages.Format = "rows",
         rate_hz: float = 10.0,
         resume: str | dict[str, Position] | None = None,
+        forming_hz: float = 0.0,
+        snapshot: bool = False,
+        start: Time | None = None,
         timeout_s: float | None = None,
     ) -> Stream:
         """Open a stream over instruments, from one feed or many.
 
         Args:
             instruments: names (``btc/usdt.spot.binance``) and globs (``*.sim``).
-            kinds: ``trade`` and ``quote``. Gap and status rows come with any.
-            contract: ``lossless``, every row in order; or ``latest``, the newest state of each instrument.
+            kinds: ``trade``, ``quote``, and ``level`` (with ``lossless`` only); ``bar.1m`` and ``index.1m``, of any
+                period that the daemon has. Gap and status rows come with any.
+            contract: ``lossless``, every row in order; ``frames``, every row, put by kind; ``trade_safe``, every trade
+                and merged quotes; or ``latest``, the newest state of each instrument.
             format: ``rows``, structured arrays; or ``columns``, lists of small structs.
-            rate_hz: for ``latest``, how often at most.
+            rate_hz: for all but ``lossless``, how often a second at most.
             resume: a stream's ``token`` or ``positions``: go on after what it has had.
+            forming_hz: how often at most to tell of bars that are still forming; 0 for not at all.
+            snapshot: begin with each instrument's newest quote and trade, as rows with the flag ``SNAPSHOT``.
+            start: begin with what came then or later, as far as the rings hold it; the rest is a gap. A ``status``
+                frame of state ``replay_completed`` says, for each feed, where that ends.
             timeout_s: for the daemon's answer.
 
         Raises:
             RequestError: the daemon refused.
         """
         positions = parse_token(resume) if isinstance(resume, str) else dict(resume or {})
-        params = messages.SubscribeParams(list(instruments), tuple(kinds), contract, format, rate_hz, positions)
+        params = messages.SubscribeParams(
+            list(instruments),
+            tuple(kinds),
+            contract,
+            format,
+            rate_hz,
+            positions,
+            forming_hz,
+            snapshot,
+            None if start is None else to_ns(start),
+        )
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         call = self._protocol.subscribe(params, timeout_s)
         assert call.subscription is not None

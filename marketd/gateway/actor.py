@@ -78,6 +78,7 @@ class Gateway:
     Attributes:
         instance: the daemon's.
         limits: of each client.
+        history_socket: where the history manager answers; empty where nothing is stored.
         link: to the supervisor.
         feeds: what there is to read.
         sessions: the clients that are connected.
@@ -86,6 +87,7 @@ class Gateway:
     def __init__(self, spec: GatewaySpec, link: Link, feeds: Feeds) -> None:
         self.instance = spec.instance
         self.limits = spec.limits
+        self.history_socket = spec.history_socket
         self.link = link
         self.feeds = feeds
         self.sessions: set[Session] = set()
@@ -150,7 +152,7 @@ class Gateway:
 
     async def stop_sessions(self) -> None:
         """Let every client have what is in the rings, and tell it goodbye."""
-        for feed in self.feeds.by_name.values():
+        for feed in self.feeds.all:
             await feed.advance()
         for session in self.sessions:
             session.stop()
@@ -196,7 +198,8 @@ class Gateway:
         names: dict[str, set[str]] = {name: set() for name in self.feeds.by_name}
         for session in self.sessions:
             for subscription in session.subscriptions.values():
-                for name, follow in subscription.follows.items():
+                for follow in subscription.follows.values():
+                    name = follow.feed.info.name
                     counts[name] += 1
                     names[name] |= subscription.selection.names & follow.feed.ids.keys()
         return Demand(counts, {name: sorted(found) for name, found in names.items() if found})

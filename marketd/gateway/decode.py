@@ -54,7 +54,7 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…")
 
 
-def decode_request(payload: bytes) -> Request | None:
+def decode_request(payload: bytes | bytearray) -> Request | None:
     """Read a request; None for a heartbeat, which wants no answer.
 
     Raises:

@@ -20,6 +20,7 @@ Buffer = bytes | bytearray
 _TAIL = struct.Struct(">14sQ14sI")
 _TAIL_KEYS = (b"\xaccursor_first\xcf", b"\xacsubscription\xce")  # MessagePack: a key, and the mark of a u64, a u32
 _FIXMAP = 0x80
+_EMPTY_BIN, _BIN32, _BIN = b"\xc4\0", 0xC6, struct.Struct(">BI")  # MessagePack: binary data, and such of any length
 _MAP_OFFSETS: dict[str, int] = {}
 
 _encode_into = msgspec.msgpack.Encoder().encode_into
@@ -53,6 +54,13 @@ def encode_refusal(request_id: int | str | None, code: ErrorCode, message: str, 
 def encode_notification(method: str, params: object) -> Buffer:
     """Make the frame of a stream's message for one client."""
     return _frame(_Notification(method, params))
+
+
+def encode_batch(request_id: int | str, fqme: str, size: int) -> bytes:
+    """Make the beginning of a `history.batch` message's frame; so many bytes of data are to follow it."""
+    message = {"method": "history.batch", "params": {"id": request_id, "fqme": fqme, "data": b""}}
+    head = msgspec.msgpack.encode(message)[: -len(_EMPTY_BIN)]
+    return PREFIX.pack(len(head) + _BIN.size + size) + head + _BIN.pack(_BIN32, size)
 
 
 def encode_shared(method: str, fields: dict[str, object]) -> Buffer:

@@ -7,17 +7,20 @@ fixed cursor.
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, Protocol, TypeVar
+import itertools
+from typing import Generic, NamedTuple, Protocol, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marketd.gateway.encode import Buffer, encode_shared
+from marketd.gateway.rowsort import TICK_ROWS, RowSort
 from marketd.gateway.selection import Choice
-from marketd.ring import layout
-from marketd.rpc.messages import Format
+from marketd.gateway.shape import SHAPES, Shaped
+from marketd.rpc.messages import Contract, Format, KindColumns
 
 ROWS_MAX = 4096  # in one message: 288 KiB
+FRAME_ROWS_MAX = 16384  # looked at for one frame: of its quotes not many are left
 COLUMNS_ROWS_MAX = 512  # to make columns of a row takes up to 4 us, for which everybody waits: 2 ms
 CACHE_BYTES_MAX = 8 << 20  # of copied rows, and once more of encoded messages, for each feed
 CACHE_ENTRIES_MAX = 1024
@@ -49,39 +52,42 @@ class Chunk(NamedTuple):
 class Fanout:
     """One feed's ring, as messages."""
 
-    def __init__(self, feed: str, ring: Ring) -> None:
+    def __init__(self, feed: str, ring: Ring, sort: RowSort = TICK_ROWS) -> None:
         self._feed = feed
         self._ring = ring
+        self._sort = sort
         # A small ring is read in small pieces, so that a writer in full flight doesn't lap every copy.
-        self._rows_max = {
-            "rows": max(1, min(ROWS_MAX, ring.rows // 4)),
-            "columns": max(1, min(COLUMNS_ROWS_MAX, ring.rows // 4)),
+        self._rows_max: dict[tuple[Format, Contract], int] = {
+            (form, contract): max(1, min(_rows_max(form, contract), ring.rows // 4))
+            for form, contract in itertools.product(get_args(Format), SHAPES)
         }
         self._blocks: Cache[tuple[int, int], NDArray[np.void]] = Cache()
-        self._chunks: Cache[tuple[int, int, int, str], Chunk] = Cache()
+        self._chunks: Cache[tuple[int, int, int, Format, Contract], Chunk] = Cache()
         self.encoded = 0
 
-    def range_last(self, cursor_first: int, head: int, form: Format = "rows") -> int:
+    def range_last(self, cursor_first: int, head: int, form: Format = "rows", contract: Contract = "lossless") -> int:
         """Return where a message that begins at ``cursor_first`` ends, when rows up to ``head`` can be read."""
-        rows_max = self._rows_max[form]
+        rows_max = self._rows_max[form, contract]
         return min(head, cursor_first - cursor_first % rows_max + rows_max - 1)
 
-    def chunk(self, choice: Choice, form: Format, cursor_first: int, cursor_last: int) -> Chunk:
+    def chunk(
+        self, choice: Choice, form: Format, cursor_first: int, cursor_last: int, contract: Contract = "lossless"
+    ) -> Chunk:
         """Return the messages about these cursors, both included, for one choice; without frames if it has none there.
 
         Raises:
             Lapped: some of the rows are overwritten already, and nobody has asked for them before.
         """
-        key = (cursor_first, cursor_last, choice.key, form)
+        key = (cursor_first, cursor_last, choice.key, form, contract)
         chunk = self._chunks.get(key)
         if chunk is None:
             rows = choice.filter(self.rows(cursor_first, cursor_last))
-            chunk = self._encode(rows, form, cursor_first, cursor_last)
+            chunk = self._encode(rows, form, cursor_first, cursor_last, contract)
             self._chunks.put(key, chunk, _EMPTY_COST_BYTES + sum(len(frame) for _, frame in chunk.frames))
         return chunk
 
     def rows(self, cursor_first: int, cursor_last: int) -> NDArray[np.void]:
-        """Return rows, both ends included, dtype ``layout.ROW``; not to be written to.
+        """Return rows, both ends included, of the ring's dtype; not to be written to.
 
         Raises:
             Lapped: see :meth:`chunk`.
@@ -92,23 +98,46 @@ class Fanout:
             self._blocks.put((cursor_first, cursor_last), block, _EMPTY_COST_BYTES + block.nbytes)
         return block
 
-    def _encode(self, rows: NDArray[np.void], form: Format, cursor_first: int, cursor_last: int) -> Chunk:
+    def _encode(
+        self, rows: NDArray[np.void], form: Format, cursor_first: int, cursor_last: int, contract: Contract
+    ) -> Chunk:
         if not len(rows):
             return Chunk(0, ())
         self.encoded += 1
         common: dict[str, object] = {"feed": self._feed, "epoch": self._ring.epoch}
+        if form == "columns" and contract == "lossless":
+            return Chunk(len(rows), tuple(_columns(rows, common, cursor_first, cursor_last, self._sort)))
+        shaped = SHAPES[contract](rows)
         if form == "columns":
-            return Chunk(len(rows), tuple(_columns(rows, common, cursor_first, cursor_last)))
-        frame = encode_shared("rows", common | {"cursor_last": cursor_last, "data": rows.view(np.uint8).data})
-        return Chunk(len(rows), ((cursor_first, frame),))
+            fields = common | {"cursor_last": cursor_last, "kinds": kind_columns(shaped, self._sort)}
+            return Chunk(len(shaped.rows), ((cursor_first, encode_shared("frame", fields)),))
+        fields = common | {"cursor_last": cursor_last, "data": shaped.rows.view(np.uint8).data}
+        if shaped.merged is not None:
+            fields["merged"] = shaped.merged
+        return Chunk(len(shaped.rows), ((cursor_first, encode_shared(self._sort.method, fields)),))
+
+
+def _rows_max(form: Format, contract: Contract) -> int:
+    if form == "columns":
+        return COLUMNS_ROWS_MAX
+    return FRAME_ROWS_MAX if contract == "trade_safe" else ROWS_MAX
+
+
+def kind_columns(shaped: Shaped, sort: RowSort = TICK_ROWS) -> list[KindColumns]:
+    """Make columns of rows that are put by kind."""
+    merged = shaped.merged
+    return [
+        KindColumns(run.kind, run.columns, None if merged is None else merged[run.start : run.end])
+        for run in column_runs(shaped.rows, sort)
+    ]
 
 
 def _columns(
-    rows: NDArray[np.void], common: dict[str, object], cursor_first: int, cursor_last: int
+    rows: NDArray[np.void], common: dict[str, object], cursor_first: int, cursor_last: int, sort: RowSort
 ) -> list[tuple[int, Buffer]]:
     """Encode one message for each run of a kind; their ranges partition the whole range."""
     frames = []
-    for run in column_runs(rows):
+    for run in column_runs(rows, sort):
         run_last = run.cursor_last(cursor_last)
         fields = {**common, "cursor_last": run_last, "kind": run.kind, "columns": run.columns}
         frames.append((cursor_first, encode_shared("columns", fields)))
@@ -123,7 +152,7 @@ class ColumnRun(NamedTuple):
     """
 
     kind: str
-    columns: dict[str, list[int | float]]
+    columns: dict[str, list[int | float | None]]
     start: int
     end: int
     follower: int
@@ -133,25 +162,33 @@ class ColumnRun(NamedTuple):
         return self.follower - 1 if self.follower else range_last
 
 
-def column_runs(rows: NDArray[np.void]) -> list[ColumnRun]:
-    """Cut rows, dtype ``layout.ROW``, into runs of one kind."""
+def column_runs(rows: NDArray[np.void], sort: RowSort = TICK_ROWS) -> list[ColumnRun]:
+    """Cut rows into runs of one kind."""
     kinds = rows["kind"]
     starts = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist()] if len(rows) else []
     ends = [*starts[1:], len(rows)]
     followers = [*rows["cursor"][starts[1:]].tolist(), 0]
     # To turn a column of a whole block into a list costs hardly more than that of a single row: once for all runs.
-    lists = {kind: _lists(rows, kind) for kind in set(kinds[starts].tolist())}
+    lists = {kind: _lists(rows, sort.dtype_of(kind)) for kind in set(kinds[starts].tolist())}
     runs = []
     for kind, start, end, follower in zip(kinds[starts].tolist(), starts, ends, followers, strict=bool(starts)):
         columns = {name: values[start:end] for name, values in lists[kind]}
-        runs.append(ColumnRun(layout.KIND_NAMES.get(kind, "unknown"), columns, start, end, follower))
+        runs.append(ColumnRun(sort.name(kind), columns, start, end, follower))
     return runs
 
 
-def _lists(rows: NDArray[np.void], kind: int) -> list[tuple[str, list[int | float]]]:
-    """Return all rows' columns under the names and types that they have in rows of this kind."""
-    view = rows.view(layout.BY_KIND.get(kind, layout.ROW))
-    return [(name, view[name].tolist()) for name in view.dtype.names or ()]
+def _lists(rows: NDArray[np.void], dtype: np.dtype[np.void]) -> list[tuple[str, list[int | float | None]]]:
+    """Return all rows' columns under the names and types that they have in rows of one kind."""
+    view = rows.view(dtype)
+    return [(name, plain(view[name])) for name in dtype.names or ()]
+
+
+def plain(column: NDArray[np.number]) -> list[int | float | None]:
+    """Make a list of a column; what is no number in it becomes None, as JSON knows no other word for it."""
+    values: list[int | float | None] = column.tolist()
+    if column.dtype.kind == "f" and np.isnan(column).any():
+        return [None if value != value else value for value in values]
+    return values
 
 
 class Cache(Generic[K, V]):

@@ -17,7 +17,9 @@ import trio
 from marketd.errors import Lapped
 from marketd.gateway.fanout import ROWS_MAX, Fanout
 from marketd.gateway.latest import LatestState
+from marketd.gateway.rowsort import TICK_ROWS, RowSort, step_rows
 from marketd.gateway.selection import Choice, Selection
+from marketd.ring.bars import BarsReader
 from marketd.ring.doorbell import Bell
 from marketd.ring.reader import RingReader
 from marketd.ring.table import TableReader
@@ -35,10 +37,11 @@ class Listener(Protocol):
 
 
 class Feed:
-    """A feed that is there.
+    """A feed that is there: its ticks. A :class:`StepFeed` is the same of its bars.
 
     Attributes:
         info: what the supervisor says about it.
+        sort: of its rows.
         head: the newest cursor that clients may read.
         names: of its instruments; the one at index ``i`` has the row id ``i + 1``.
         ids: row ids by name.
@@ -54,9 +57,10 @@ class Feed:
             SegmentError: one of them is missing or foreign, or there are too many readers.
         """
         self.info = info
-        self.ring = RingReader(Path(info.ring_path))
+        self.sort, ring_path, bells_path = self._parts(info)
+        self.ring = RingReader(Path(ring_path), of=self.sort.of)
         self.table = TableReader(Path(info.table_path))
-        self._bell = Bell(Path(info.bells_path))
+        self._bell = Bell(Path(bells_path))
         self.head = 0
         self.names: list[str] = []
         self.ids: dict[str, int] = {}
@@ -64,15 +68,19 @@ class Feed:
         self._without_slash: dict[str, str] = {}
         self.listeners: set[Listener] = set()
         self.latest: LatestState | None = None
-        self.fanout = Fanout(info.name, self.ring)
+        self.fanout = Fanout(self.name, self.ring, self.sort)
         self._generation = -1
         self._learning = trio.Lock()
         self._on_learned = on_learned
         self._choices: weakref.WeakValueDictionary[Selection, Choice] = weakref.WeakValueDictionary()
 
+    def _parts(self, info: FeedInfo) -> tuple[RowSort, str, str]:
+        """Return what rows are read, and the paths of their ring and its doorbells."""
+        return TICK_ROWS, info.ring_path, info.bells_path
+
     @property
     def name(self) -> str:
-        """The feed's name."""
+        """What it is called in positions and messages: for its ticks, the feed's name."""
         return self.info.name
 
     @property
@@ -139,6 +147,8 @@ class Feed:
 
     def concerns(self, choice: Choice) -> bool:
         """Whether a subscription has something to get from here, now or once there are more instruments."""
+        if choice.selection.kinds.isdisjoint(self.sort.kinds):
+            return False
         if choice.ids:
             return True
         if not self.names:
@@ -170,6 +180,27 @@ class Feed:
         except Lapped:
             state.skip(self.first_readable(first) - 1)
 
+    def cursor_before(self, time_ns: int) -> int | None:
+        """Return the cursor of the newest row that came before a time, 0 if the epoch's first row came later.
+
+        None: the rows of that time are overwritten.
+        """
+        oldest, newest = self.ring.oldest, self.head
+        if newest < oldest or self._came_ns(oldest) >= time_ns:
+            return 0 if oldest == 1 else None
+        while oldest < newest:  # the row at `oldest` came before
+            middle = (oldest + newest + 1) // 2
+            try:
+                before = self._came_ns(middle) < time_ns
+            except Lapped:
+                before = True
+            oldest, newest = (middle, newest) if before else (oldest, middle - 1)
+        return oldest
+
+    def _came_ns(self, cursor: int) -> int:
+        row = self.ring.read_range(cursor, cursor)
+        return int(row["received_ns" if self.sort is TICK_ROWS else "made_ns"][0])
+
     def first_readable(self, cursor: int) -> int:
         """Return where to go on when the row at ``cursor`` was found to be overwritten."""
         return max(cursor + 1, min(self.ring.oldest, self.ring.published + 1))
@@ -179,3 +210,30 @@ class Feed:
         self._bell.close()
         self.ring.close()
         self.table.close()
+
+
+class StepFeed(Feed):
+    """A feed's bars and index events, as the sampler tells them.
+
+    Attributes:
+        bars: the segments of its series, by kind.
+    """
+
+    def __init__(self, info: FeedInfo, on_learned: Callable[[Feed], None]) -> None:
+        """Attach to the segments. Raises: see :class:`Feed`."""
+        super().__init__(info, on_learned)
+        self.bars = {series.kind: BarsReader(Path(series.path), pauses_max=0) for series in info.series}
+
+    def _parts(self, info: FeedInfo) -> tuple[RowSort, str, str]:
+        return step_rows(info.series), info.steps_path, info.steps_bells_path
+
+    @property
+    def name(self) -> str:
+        """See :class:`Feed`: ``binance/bars``."""
+        return f"{self.info.name}/bars"
+
+    def close(self) -> None:
+        """Let go of the segments."""
+        for bars in self.bars.values():
+            bars.close()
+        super().close()

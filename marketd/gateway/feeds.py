@@ -10,11 +10,14 @@ import structlog
 import trio
 
 from marketd.errors import SegmentError
-from marketd.gateway.feed import Feed
+from marketd.gateway.feed import Feed, StepFeed
+from marketd.gateway.rowsort import TICK_ROWS
 from marketd.gateway.selection import Choice, Selection, Selections
 from marketd.gateway.subscription import Subscription
-from marketd.rpc.messages import Contract
+from marketd.ring.layout import KINDS_BY_NAME
 from marketd.supervise.messages import FeedInfo
+
+TICK_KINDS = ("trade", "quote", "level", "gap", "status")  # the last two come with any
 
 log = structlog.get_logger("marketd.gateway")
 
@@ -34,27 +37,36 @@ class Feeds:
 
     Attributes:
         by_name: those that are attached.
+        steps: their bars, by the feeds' names, where there are any.
+        kinds: the numbers of all kinds of rows, by name.
         subscribers: every client that may want to know of changes.
         selections: what the clients ask for.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.by_name: dict[str, Feed] = {}
+        self.steps: dict[str, StepFeed] = {}
+        self.kinds: dict[str, int] = {name: int(KINDS_BY_NAME[name]) for name in TICK_KINDS}
         self.subscribers: set[Subscriber] = set()
         self.selections = Selections()
         self._nursery = nursery
 
+    @property
+    def all(self) -> list[Feed]:
+        """All that can be followed: the feeds, and their bars."""
+        return [*self.by_name.values(), *self.steps.values()]
+
     async def announce(self, infos: Sequence[FeedInfo]) -> None:
         """Take over the supervisor's list: attach to what is new, note the others' states."""
         for info in infos:
-            feed = self.by_name.get(info.name)
-            if feed is None:
-                await self._attach(info)
-            else:
+            known = [feed for feed in self.all if feed.info.name == info.name]
+            for feed in known:
                 self._set_info(feed, info)
-        for name in self.by_name.keys() - {info.name for info in infos}:
-            feed = self.by_name[name]
-            self._set_info(feed, msgspec.structs.replace(feed.info, state="stopped", detail="no longer configured"))
+            if not known:
+                await self._attach(info)
+        for feed in self.all:
+            if feed.info.name not in {info.name for info in infos}:
+                self._set_info(feed, msgspec.structs.replace(feed.info, state="stopped", detail="no longer configured"))
 
     def _set_info(self, feed: Feed, info: FeedInfo) -> None:
         if info != feed.info:
@@ -63,12 +75,22 @@ class Feeds:
 
     async def _attach(self, info: FeedInfo) -> None:
         try:
-            feed = Feed(info, self._tell)
+            feeds = [Feed(info, self._tell)]
+            if info.series:
+                feeds.append(StepFeed(info, self._tell))
         except SegmentError as error:
             log.warning("feed.unreadable", feed=info.name, error=str(error))
             return
+        for feed in feeds:
+            await self._add(feed)
+
+    async def _add(self, feed: Feed) -> None:
         await feed.advance()
-        self.by_name[feed.name] = feed
+        if isinstance(feed, StepFeed):
+            self.steps[feed.info.name] = feed
+            self.kinds |= {name: kind for kind, name in feed.sort.kinds.items()}
+        else:
+            self.by_name[feed.name] = feed
         # Subscriptions made from now on see the feed themselves.
         for subscriber in list(self.subscribers):
             for subscription in list(subscriber.subscriptions.values()):
@@ -80,24 +102,28 @@ class Feeds:
     async def _consider(self, feed: Feed, subscription: Subscription) -> None:
         selection = subscription.selection
         choice = await feed.choose(selection)
-        if subscription.contract == "latest":
+        if subscription.contract == "latest" and feed.sort is TICK_ROWS:
             await feed.open_latest()
         if subscription.selection is selection:  # else it was changed meanwhile, and knows this feed already
             subscription.choices[feed.name] = choice
 
-    async def choose(self, selection: Selection, contract: Contract) -> dict[str, Choice]:
-        """Find out what a selection means in each feed that there is when this returns, by feed name."""
+    async def choose(self, selection: Selection, *, states: bool) -> dict[str, Choice]:
+        """Find out what a selection means in each feed that there is when this returns, by feed name.
+
+        Args:
+            states: whether the state of the instruments will be told.
+        """
         choices: dict[str, Choice] = {}
-        while missing := self.by_name.keys() - choices.keys():
-            feed = self.by_name[missing.pop()]
-            if contract == "latest":
+        while missing := [feed for feed in self.all if feed.name not in choices]:
+            feed = missing[0]
+            if states and feed.sort is TICK_ROWS:
                 await feed.open_latest()
             choices[feed.name] = await feed.choose(selection)
         return choices
 
     async def learn(self) -> None:
         """Take in instruments that a feed has got just now."""
-        for feed in list(self.by_name.values()):
+        for feed in self.all:
             await feed.learn()
 
     def _tell(self, feed: Feed) -> None:
@@ -119,5 +145,5 @@ class Feeds:
 
     def close(self) -> None:
         """Let go of all segments."""
-        for feed in self.by_name.values():
+        for feed in self.all:
             feed.close()

@@ -11,12 +11,14 @@ import trio
 
 from marketd import __version__
 from marketd.clock import SystemClock
+from marketd.gateway.bars import bars
 from marketd.gateway.decode import Refusal, decode_params, decode_request, shown, unknown_method
 from marketd.gateway.encode import Buffer, encode_answer
+from marketd.gateway.history import backfill, coverage, gaps, history
 from marketd.gateway.names import suggest
 from marketd.gateway.routed import backends, record, search, status
 from marketd.gateway.streams import subscribe, unsubscribe, update
-from marketd.ring import layout
+from marketd.ring import layout, steps
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
 
@@ -30,7 +32,7 @@ Handler = Callable[["Session", Any, Request], Awaitable[messages.Result]]
 log = structlog.get_logger("marketd.gateway")
 
 
-async def serve(session: Session, payload: bytes) -> bool:
+async def serve(session: Session, payload: bytes | bytearray) -> bool:
     """Answer one message of a client, or see to it that it is answered.
 
     Returns:
@@ -125,6 +127,8 @@ async def hello(session: Session, params: messages.HelloParams, _request: Reques
         ),
         row_bytes=layout.ROW_BYTES,
         row_hash=f"{layout.dtype_hash():016x}",
+        step_bytes=steps.STEP_BYTES,
+        step_hash=f"{steps.STEPS.hash():016x}",
     )
 
 
@@ -165,4 +169,14 @@ _AT_ONCE: dict[str, Handler] = {
     "update": update,
     "unsubscribe": unsubscribe,
 }
-_IN_BACKGROUND: dict[str, Handler] = {"status": status, "backends": backends, "search": search, "record": record}
+_IN_BACKGROUND: dict[str, Handler] = {
+    "status": status,
+    "backends": backends,
+    "search": search,
+    "record": record,
+    "bars": bars,
+    "history": history,
+    "coverage": coverage,
+    "gaps": gaps,
+    "backfill": backfill,
+}

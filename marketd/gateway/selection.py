@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from marketd import fqme
 from marketd.model import Kind
-from marketd.ring.layout import KINDS_BY_NAME
 
 FULL_KEY = 0
-_DATA_KINDS = frozenset({Kind.TRADE, Kind.QUOTE})
+_USUAL_KINDS = frozenset({Kind.TRADE, Kind.QUOTE})
 _TOLD_ALWAYS = (Kind.GAP, Kind.STATUS)
 
 
@@ -67,9 +66,9 @@ class Selections:
         self._known: weakref.WeakValueDictionary[tuple[frozenset[object], ...], Selection]
         self._known = weakref.WeakValueDictionary()
 
-    def intern(self, names: Iterable[str], globs: Iterable[str], kinds: Iterable[str]) -> Selection:
-        """Return the one selection of these."""
-        asked = Selection(frozenset(names), frozenset(globs), frozenset(KINDS_BY_NAME[kind] for kind in kinds))
+    def intern(self, names: Iterable[str], globs: Iterable[str], kinds: Iterable[int]) -> Selection:
+        """Return the one selection of these; ``kinds`` are numbers."""
+        asked = Selection(frozenset(names), frozenset(globs), frozenset(kinds))
         return self._known.setdefault((asked.names, asked.globs, asked.kinds), asked)
 
 
@@ -96,8 +95,8 @@ class Choice:
 
     @property
     def full(self) -> bool:
-        """Whether it is every data row of every instrument that the feed has now."""
-        return len(self.ids) == self.examined and self.selection.kinds >= _DATA_KINDS
+        """Whether it is every trade and quote of every instrument that the feed has now, as most clients want it."""
+        return len(self.ids) == self.examined and self.selection.kinds == _USUAL_KINDS
 
     @property
     def key(self) -> int:

@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import termios
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -38,6 +39,7 @@ REQUESTS_IN_ONE_GO = 32  # served between two turns of the event loop
 SEARCHES_MAX = 4  # that run at a time for one client
 FLUSH_S = 1.0  # for the last messages to go out
 TICKS_OF_PROGRESS = 2  # 0.2 s
+SLOW_FROM, SLOW_UNTIL = 0.5, 0.1  # of what a ring keeps; the client is told once, and told again when it has caught up
 LEAVE_S = 0.3  # for the client to see them and hang up
 LEAVE_BYTES_MAX = 4 << 20  # of what it still sends meanwhile
 
@@ -58,6 +60,7 @@ class Session:
         subscriptions: by their numbers.
         requests_running: how many requests are answered in tasks of their own.
         searching: lets a few searches through at a time.
+        slow: whether it was told that it is about to lose rows.
     """
 
     def __init__(self, sock: socket.socket, address: str, number: int, gateway: Gateway) -> None:
@@ -78,6 +81,7 @@ class Session:
         self._after_answer: list[Buffer] = []
         self._undrained_bytes = sys.maxsize
         self._ticks = number  # so that not all clients are told of progress at once
+        self.slow = False
         self._ended = ""
 
     # --- its life ---
@@ -131,8 +135,8 @@ class Session:
         scope.deadline = min(scope.deadline, trio.current_time() + FLUSH_S)
 
     def _closing_notice(self) -> Buffer:
-        positions = {number: subscription.positions() for number, subscription in self.subscriptions.items()}
-        return encode_notification("notice", messages.Notice("closing", "the daemon is shutting down", positions))
+        notice = messages.Notice("closing", "the daemon is shutting down", self._positions())
+        return encode_notification("notice", notice)
 
     async def _write(self) -> None:
         # Caught here and not around the nursery: together with a cancellation from outside it would come as a group.
@@ -203,7 +207,7 @@ class Session:
         pairs = [(s, follow) for s in self.subscriptions.values() for follow in s.follows.values()]
         self.writer.set_follows(pairs)
         followed = {follow.feed for _, follow in pairs}
-        for feed in self.gateway.feeds.by_name.values():
+        for feed in self.gateway.feeds.all:
             (feed.listeners.add if feed in followed else feed.listeners.discard)(self)
         self.gateway.demand_changed()
 
@@ -225,6 +229,7 @@ class Session:
         """Do what time alone makes due. Called a few times a second."""
         if self._ended:
             return
+        self._notice_lag()
         self._notice_draining(now_s)
         verdict = judge(self.times, self.gateway.limits, now_s)
         if verdict is not None:
@@ -235,6 +240,26 @@ class Session:
             self._ticks += 1
             if self._ticks % TICKS_OF_PROGRESS == 0:
                 self._tell_progress()
+
+    def _notice_lag(self) -> None:
+        """Tell the client when it is about to lose rows, and when it is not any more."""
+        lags = [(each.lag(follow), follow) for each in self.subscriptions.values() for follow in each.follows.values()]
+        lag, follow = max(lags, key=itemgetter(0), default=(0.0, None))
+        if self.slow and lag < SLOW_UNTIL:
+            self.slow = False
+            self._tell("caught_up", "nothing is about to be overwritten any more that was not sent yet")
+        elif follow is not None and not self.slow and lag >= SLOW_FROM:
+            self.slow = True
+            behind, kept = follow.feed.head - follow.cursor, follow.feed.ring.rows
+            log.warning("client.slow", client=self.number, feed=follow.feed.name, behind=behind, kept=kept)
+            sentence = f"{follow.feed.name} is {behind} rows ahead of what was sent; beyond {kept} they are overwritten"
+            self._tell("slow", f"{sentence}, and told as a gap: read faster, or ask for less")
+
+    def _tell(self, code: str, sentence: str) -> None:
+        self.writer.put(encode_notification("notice", messages.Notice(code, sentence, self._positions())))
+
+    def _positions(self) -> dict[int, dict[str, messages.Position]]:
+        return {number: subscription.positions() for number, subscription in self.subscriptions.items()}
 
     def _notice_draining(self, now_s: float) -> None:
         """See whether a blocked client reads at all: the kernel takes no more before it has read a good part."""

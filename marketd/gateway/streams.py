@@ -6,10 +6,12 @@ those from which the rows follow, and a request that is cut off by its deadline 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from marketd.gateway.decode import Refusal
+from marketd.gateway.decode import Refusal, shown
 from marketd.gateway.encode import encode_notification
+from marketd.gateway.feeds import Feeds
 from marketd.gateway.names import resolve, unmatched
 from marketd.gateway.selection import split
 from marketd.gateway.subscription import Subscription
@@ -33,18 +35,27 @@ async def subscribe(session: Session, params: messages.SubscribeParams, _request
             "instruments in one",
             limit=limit,
         )
+    _check_kinds(params)
     _check_positions(params.resume)
+    kinds = kind_numbers(feeds, params.kinds)
     names, globs = split(params.instruments)
     _check_size(session, len(names) + len(globs), len(globs))
-    selection = feeds.selections.intern(await resolve(feeds, names, session.gateway.carry), globs, params.kinds)
+    selection = feeds.selections.intern(await resolve(feeds, names, session.gateway.carry), globs, kinds)
     without_match = await unmatched(feeds, selection)
-    choices = await feeds.choose(selection, params.contract)
+    choices = await feeds.choose(selection, states=params.contract == "latest" or params.snapshot)
 
     subscription = Subscription(session.next_subscription(), selection, choices, params)
-    for feed in feeds.by_name.values():
+    for feed in feeds.all:
         subscription.join(feed)
     for name in params.resume.keys() & subscription.follows.keys():
         subscription.resume(subscription.follows[name], params.resume[name])
+    for name, follow in subscription.follows.items():
+        if name in params.resume:
+            continue
+        if params.from_ns is not None:
+            subscription.replay(follow, params.from_ns)
+        if params.snapshot and (found := subscription.snapshot(follow)):
+            session.put_after_answer(found)
     session.subscriptions[subscription.id] = subscription
     session.follows_changed()
     if strangers := sorted(params.resume.keys() - subscription.follows.keys()):
@@ -72,13 +83,13 @@ async def update(session: Session, params: messages.UpdateParams, _request: Requ
     names = (selection.names | await resolve(feeds, add_names, session.gateway.carry)) - known
     globs = (selection.globs | add_globs) - remove_globs
     _check_size(session, len(names) + len(globs) - _size(subscription), len(globs))
-    selection = feeds.selections.intern(names, globs, subscription.kinds)
+    selection = feeds.selections.intern(names, globs, selection.kinds)
     without_match = await unmatched(feeds, selection)
-    choices = await feeds.choose(selection, subscription.contract)
+    choices = await feeds.choose(selection, states=subscription.contract == "latest")
 
     if selection is not subscription.selection:
         subscription.change(selection, choices)
-        for feed in feeds.by_name.values():
+        for feed in feeds.all:
             subscription.join(feed)
     if params.rate_hz is not None:
         subscription.set_rate(params.rate_hz)
@@ -96,6 +107,24 @@ async def unsubscribe(
     del session.subscriptions[subscription.id]
     session.follows_changed()
     return messages.UnsubscribeResult(subscription.positions())
+
+
+def kind_numbers(feeds: Feeds, kinds: Iterable[str]) -> list[int]:
+    """Return the numbers of kinds.
+
+    Raises:
+        Refusal: INVALID_PARAMS with all that there are, if one is none.
+    """
+    unknown = sorted(set(kinds) - feeds.kinds.keys())
+    if unknown:
+        raise Refusal(
+            ErrorCode.INVALID_PARAMS,
+            f"subscribe: there are no rows of the kind {', '.join(map(shown, unknown))}; "
+            f"there are: {', '.join(feeds.kinds)}",
+            key="params.kinds",
+            kinds=list(feeds.kinds),
+        )
+    return [feeds.kinds[kind] for kind in kinds]
 
 
 def _find(session: Session, number: int) -> Subscription:
@@ -126,6 +155,16 @@ def _check_size(session: Session, added: int, globs: int) -> None:
     if globs > GLOBS_MAX:
         raise Refusal(
             ErrorCode.LIMIT_EXCEEDED, f"that makes {globs} globs; a subscription may have {GLOBS_MAX}", limit=GLOBS_MAX
+        )
+
+
+def _check_kinds(params: messages.SubscribeParams) -> None:
+    if "level" in params.kinds and params.contract == "latest":
+        raise Refusal(
+            ErrorCode.INVALID_PARAMS,
+            "subscribe: contract latest tells one row an instrument and kind, and a book is many levels: ask for kind "
+            "level with contract lossless",
+            key="params.kinds",
         )
 
 

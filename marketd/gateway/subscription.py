@@ -12,15 +12,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from marketd.clock import SystemClock
 from marketd.errors import Lapped
 from marketd.gateway.encode import Buffer, encode_notification, encode_tail
-from marketd.gateway.fanout import column_runs
-from marketd.gateway.feed import Feed
+from marketd.gateway.fanout import column_runs, kind_columns
+from marketd.gateway.feed import Feed, StepFeed
+from marketd.gateway.forming import FormingBars
 from marketd.gateway.latest import Seen
 from marketd.gateway.selection import Choice, Selection
-from marketd.model import GapReason
+from marketd.gateway.shape import by_kind
+from marketd.model import Flag, GapReason
 from marketd.rpc import messages
 
+BUSY_S = 0.01  # until one looks again at bars that were being changed
 JOIN_MIN = 16  # a system call takes a bounded number of buffers; many small ones are better joined
 
 
@@ -52,7 +56,10 @@ class Follow:
         resume_gap: what is to be told about the position that the client wanted to resume from.
         silent: rows were passed over, and the client should hear that it is further on.
         seen: for `latest`, what was told; None until the snapshot was.
-        due_s: for `latest`, when the next message may go out.
+        due_s: when the next message of states, the next frame, or the next of forming bars may go out.
+        goal: of frames, up to where the one that is under way reaches.
+        replay_to: what the feed had when the stream was opened ends there; 0 once that was told, or is of no interest.
+        forming: what was told of bars that are still forming; None where there are none, or nobody wants them.
     """
 
     feed: Feed
@@ -65,6 +72,19 @@ class Follow:
     silent: bool = False
     seen: Seen | None = None
     due_s: float = -math.inf
+    goal: int = 0
+    replay_to: int = 0
+    forming: FormingBars | None = None
+
+    @property
+    def steps(self) -> bool:
+        """Whether it is about bars."""
+        return isinstance(self.feed, StepFeed)
+
+    @property
+    def kinds(self) -> dict[int, str]:
+        """The names of kinds that a client can't know: those of bars and index events."""
+        return dict(self.feed.sort.kinds) if self.steps else {}
 
 
 class Subscription:
@@ -85,6 +105,7 @@ class Subscription:
         self.format: messages.Format = params.format
         self.kinds: list[str] = sorted(set(params.kinds))
         self.rate_hz = params.rate_hz
+        self.forming_hz = params.forming_hz
         self.paused = False
         self.follows: dict[str, Follow] = {}
 
@@ -93,17 +114,70 @@ class Subscription:
         choice = self.choices.get(feed.name)
         if choice is None or feed.name in self.follows or not feed.concerns(choice):
             return False
-        start = 0 if self.contract == "latest" else feed.head
-        self.follows[feed.name] = Follow(feed, choice, start, start)
+        follow = Follow(feed, choice, feed.head, feed.head)
+        if self.paced(follow):
+            follow.cursor = follow.sent = 0
+        if isinstance(feed, StepFeed) and self.forming_hz:
+            follow.forming = FormingBars(feed.bars)
+        self.follows[feed.name] = follow
         return True
+
+    def paced(self, follow: Follow) -> bool:
+        """Whether states are told, so many times a second, and not every row."""
+        return self.contract == "latest" and not follow.steps
+
+    def framed(self, follow: Follow) -> bool:
+        """Whether all rows are told, so many times a second, by kind."""
+        return self.contract in ("frames", "trade_safe") and not follow.steps
+
+    def more_s(self, follow: Follow) -> float:
+        """When there will be more to tell: minus infinity for now, infinity for once the head has moved."""
+        due_s = math.inf if follow.forming is None else follow.due_s
+        if follow.cursor >= follow.feed.head:
+            return due_s
+        if self.paced(follow) or (self.framed(follow) and follow.cursor >= follow.goal):
+            return min(due_s, follow.due_s)
+        return -math.inf
+
+    def lag(self, follow: Follow) -> float:
+        """Say which part of what its ring keeps a feed is ahead; 0 where nothing waits, or what waits was asked for."""
+        if self.paused or self.paced(follow) or follow.replay_to:
+            return 0.0
+        return (follow.feed.head - follow.cursor) / follow.feed.ring.rows
 
     def resume(self, follow: Follow, position: messages.Position) -> None:
         """Go on from where the client stood before, as far as that means anything."""
         feed = follow.feed
         if position.epoch != feed.epoch or position.cursor > feed.ring.published:
             follow.resume_gap = self._gap(follow, 1, feed.head, -1, GapReason.EPOCH)
-        elif self.contract == "lossless":
+        elif not self.paced(follow):
             follow.cursor = follow.sent = position.cursor
+            follow.replay_to = feed.head
+
+    def replay(self, follow: Follow, from_ns: int) -> None:
+        """Begin with what came from a time on; what of that is not here any more is told as a gap."""
+        if self.paced(follow):
+            return
+        feed = follow.feed
+        cursor = feed.cursor_before(from_ns)
+        follow.replay_to = feed.head
+        follow.cursor = follow.sent = cursor or 0
+        if cursor == 0:
+            follow.resume_gap = self._gap(follow, 1, 0, -1, GapReason.EPOCH)
+
+    def snapshot(self, follow: Follow) -> Buffer | None:
+        """Tell how the instruments of a feed stand where the stream begins; None of bars, and of states themselves."""
+        feed = follow.feed
+        if follow.steps or self.paced(follow):
+            return None
+        state = feed.update_latest()
+        rows, _ = state.changes(follow.choice, state.begin(follow.choice))
+        rows["flags"] |= np.uint16(Flag.SNAPSHOT)
+        where = (self.id, feed.name, feed.epoch, state.cursor)
+        if self.format == "rows":
+            return encode_notification("snapshot", messages.Snapshot(*where, data=rows.tobytes()))
+        kinds = kind_columns(by_kind(rows)) if len(rows) else []
+        return encode_notification("snapshot", messages.Snapshot(*where, kinds=kinds))
 
     def change(self, selection: Selection, choices: dict[str, Choice]) -> None:
         """Let it be about other instruments from where it stands."""
@@ -130,7 +204,7 @@ class Subscription:
         for name, follow in self.follows.items():
             follow.told = len(follow.choice.ids)
             names = {i: follow.feed.names[i - 1] for i in follow.choice.ids}
-            feeds.append(messages.SubscribedFeed(name, follow.feed.epoch, follow.sent, names))
+            feeds.append(messages.SubscribedFeed(name, follow.feed.epoch, follow.sent, names, follow.kinds))
         return messages.SubscribeResult(self.id, self.contract, self.format, self.kinds, self.rate_hz, feeds, unmatched)
 
     def positions(self) -> dict[str, messages.Position]:
@@ -150,27 +224,63 @@ class Subscription:
         if follow.resume_gap is not None:
             batch.add(encode_notification("gap", follow.resume_gap))
             follow.resume_gap = None
-        if self.contract == "latest":
+        if self.paced(follow):
             if now_s >= follow.due_s and (follow.cursor < feed.head or follow.silent):
                 self._take_latest(follow, batch, now_s)
+        elif self.framed(follow):
+            if follow.cursor >= follow.goal and follow.cursor < feed.head and now_s >= follow.due_s:
+                follow.goal = feed.head
+                # On a grid, so that all who want the same so often a second share what is made of it.
+                follow.due_s = (math.floor(now_s * self.rate_hz) + 1) / self.rate_hz
+            if follow.cursor < follow.goal:
+                self._take_rows(follow, batch, follow.goal, self.contract)
+            elif follow.silent:
+                self._take_advance(follow, batch)
         elif follow.cursor < feed.head:
-            self._take_rows(follow, batch)
+            self._take_rows(follow, batch, feed.head, "lossless")
         elif follow.silent:
             self._take_advance(follow, batch)
+        if follow.replay_to and follow.cursor >= follow.replay_to:
+            self._take_replay_completed(follow, batch)
+        if follow.forming is not None and now_s >= follow.due_s:
+            self._take_forming(follow, follow.forming, batch, now_s)
+
+    def _take_forming(self, follow: Follow, forming: FormingBars, batch: Batch, now_s: float) -> None:
+        """Add the bars that are forming and have changed. They have no cursors, and move nothing."""
+        rows = forming.changed(follow.choice, SystemClock().now_ns())
+        follow.due_s = now_s + (BUSY_S if forming.busy else 1 / self.forming_hz)
+        if not len(rows):
+            return
+        batch.rows += len(rows)
+        where = (self.id, follow.feed.name, follow.feed.epoch, follow.sent + 1, follow.sent)
+        if self.format == "rows":
+            batch.add(encode_notification("bars", messages.Bars(*where, rows.tobytes())))
+            return
+        for run in column_runs(rows, follow.feed.sort):
+            batch.add(encode_notification("columns", messages.Columns(*where, run.kind, run.columns)))
+
+    def _take_replay_completed(self, follow: Follow, batch: Batch) -> None:
+        if follow.sent < follow.cursor:
+            self._take_advance(follow, batch)
+        follow.replay_to = 0
+        where = (self.id, follow.feed.name, follow.feed.epoch, follow.cursor)
+        batch.add(encode_notification("replay_completed", messages.ReplayCompleted(*where)))
 
     def _take_instruments(self, follow: Follow, batch: Batch) -> None:
         ids = follow.choice.ids[max(follow.told, 0) :]
+        kinds = follow.kinds if follow.told < 0 else {}
         follow.told = len(follow.choice.ids)
         feed = follow.feed
         names = {i: feed.names[i - 1] for i in ids}
-        batch.add(encode_notification("instruments", messages.Instruments(self.id, feed.name, feed.epoch, names)))
+        message = messages.Instruments(self.id, feed.name, feed.epoch, names, kinds)
+        batch.add(encode_notification("instruments", message))
 
-    def _take_rows(self, follow: Follow, batch: Batch) -> None:
+    def _take_rows(self, follow: Follow, batch: Batch, until: int, contract: messages.Contract) -> None:
         feed = follow.feed
         first = follow.cursor + 1
-        last = feed.fanout.range_last(first, feed.head, self.format)
+        last = feed.fanout.range_last(first, until, self.format, contract)
         try:
-            chunk = feed.fanout.chunk(follow.choice, self.format, first, last)
+            chunk = feed.fanout.chunk(follow.choice, self.format, first, last, contract)
         except Lapped:
             self._take_lapped(follow, batch, feed.first_readable(first))
             return
@@ -204,10 +314,14 @@ class Subscription:
         if follow.sent >= follow.cursor:
             return
         where = (self.id, follow.feed.name, follow.feed.epoch, follow.sent + 1, follow.cursor)
-        if self.format == "rows":
-            batch.add(encode_notification("rows", messages.Rows(*where, data=b"")))
-        else:
+        if self.format == "columns" and self.framed(follow):
+            batch.add(encode_notification("frame", messages.TickFrame(*where, kinds=[])))
+        elif self.format == "columns":
             batch.add(encode_notification("columns", messages.Columns(*where, kind=self.kinds[0], columns={})))
+        elif follow.steps:
+            batch.add(encode_notification("bars", messages.Bars(*where, data=b"")))
+        else:
+            batch.add(encode_notification("rows", messages.Rows(*where, data=b"")))
         follow.sent = follow.cursor
 
     def _take_latest(self, follow: Follow, batch: Batch, now_s: float) -> None:

@@ -37,7 +37,7 @@ class Writer:
     def __init__(self, sock: socket.socket, times: Times) -> None:
         self._socket = sock
         self._times = times
-        self._outbox: deque[Buffer] = deque()
+        self._outbox: deque[tuple[Buffer, ...]] = deque()
         self._outbox_bytes = 0
         self._room = trio.Event()
         self._wakeup = Wakeup()
@@ -72,10 +72,14 @@ class Writer:
                 self.finished = True
                 return
 
-    def put(self, frame: Buffer) -> None:
-        """Send an answer or a notification of its own after what was put before, in front of any further rows."""
+    def put(self, *frame: Buffer) -> None:
+        """Send an answer or a notification of its own after what was put before, in front of any further rows.
+
+        Args:
+            frame: in one piece or several.
+        """
         self._outbox.append(frame)
-        self._outbox_bytes += len(frame)
+        self._outbox_bytes += sum(map(len, frame))
         self._wakeup.set()
 
     async def wait_room(self) -> None:
@@ -121,7 +125,7 @@ class Writer:
         """
         batch = Batch()
         while self._outbox and batch.size_bytes < BATCH_BYTES:
-            batch.add(self._outbox.popleft())
+            batch.add(*self._outbox.popleft())
         if batch.size_bytes:
             self._outbox_bytes -= batch.size_bytes
             self._room.set()
@@ -138,8 +142,7 @@ class Writer:
             subscription, follow = follows[place]
             if not subscription.paused:
                 subscription.take(follow, batch, now_s)
-                if follow.cursor < follow.feed.head:
-                    due_s = min(due_s, follow.due_s)
+                due_s = min(due_s, subscription.more_s(follow))
         self.rows_sent += batch.rows
         self.lost += batch.lost
         return batch, due_s
@@ -166,8 +169,8 @@ class Writer:
         if due_s == math.inf:
             await self._wakeup.wait()
             return
-        # Until a `latest` message is due, the arrival of more rows is no news, unless somebody wants every row.
-        self._deaf = all(subscription.contract == "latest" for subscription, _ in self._follows)
+        # Until a message or frame is due, the arrival of more rows is no news, unless somebody wants each row at once.
+        self._deaf = all(each.paced(follow) or each.framed(follow) for each, follow in self._follows)
         with trio.move_on_at(due_s):
             await self._wakeup.wait()
         self._deaf = False

@@ -23,6 +23,7 @@ from tests.gateway_harness import FakeFeed
 RING_ROWS = 64
 GLOBS = ["*", "a*", "*1/usd.sim", "*2/usd.sim", "nothing*"]
 KINDS: list[messages.KindName] = ["trade", "quote"]
+ALL_KINDS: list[messages.KindName] = [*KINDS, "level"]
 
 # Of one instrument and kind, so many rows: long enough now and then for whole messages to hold nothing that is wanted.
 RUNS = st.tuples(st.integers(0, 5), st.sampled_from([1, 2, 3, 4]), st.integers(1, 30))
@@ -43,12 +44,20 @@ STEPS = st.one_of(
 class World:
     """A feed with a small ring, one subscription to it, and what its client has been told."""
 
-    def __init__(self, folder: Path, form: messages.Format, kinds: list[messages.KindName]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        form: messages.Format,
+        kinds: list[messages.KindName],
+        contract: messages.Contract = "lossless",
+    ) -> None:
         self.fake = FakeFeed(folder, "sim", rows=RING_ROWS)
         self.feed = Feed(self.fake.info, lambda _feed: None)
         self.selections = Selections()
         self.form = form
         self.kinds = kinds
+        self.contract: messages.Contract = contract
+        self.now_s = 0.0
         self.history: list[tuple[int, int]] = []  # instrument and kind of each cursor
         self.names: dict[int, str] = {}  # as the client knows them
         self.next = 1
@@ -56,8 +65,8 @@ class World:
 
     async def begin(self) -> None:
         await self.feed.advance()
-        selection = self.selections.intern([], ["*"], self.kinds)
-        params = messages.SubscribeParams(["*"], tuple(self.kinds), format=self.form)
+        selection = self.selections.intern([], ["*"], [layout.KINDS_BY_NAME[kind] for kind in self.kinds])
+        params = messages.SubscribeParams(["*"], tuple(self.kinds), self.contract, self.form)
         self.subscription = Subscription(1, selection, {"sim": await self.feed.choose(selection)}, params)
         self.subscription.join(self.feed)
         (feed,) = self.subscription.describe([]).feeds
@@ -98,8 +107,9 @@ class World:
             if self.subscription.paused:
                 return
             batch = Batch()
+            self.now_s += 0.03  # of ten frames a second, each comes with the fourth
             for follow in self.subscription.follows.values():
-                self.subscription.take(follow, batch, 0.0)
+                self.subscription.take(follow, batch, self.now_s)
             self.check(batch)
 
     async def _tick(self, _how: object) -> None:
@@ -107,7 +117,7 @@ class World:
             follow.silent = follow.sent < follow.cursor
 
     async def _change(self, globs: set[str]) -> None:
-        selection = self.selections.intern([], globs, self.kinds)
+        selection = self.selections.intern([], globs, [layout.KINDS_BY_NAME[kind] for kind in self.kinds])
         if selection is self.subscription.selection:
             return
         choice = await self.feed.choose(selection)
@@ -127,7 +137,7 @@ class World:
         assert position.cursor >= self.next - 1
         self.next = position.cursor + 1
         old = self.subscription
-        params = messages.SubscribeParams(["*"], tuple(self.kinds), format=self.form)
+        params = messages.SubscribeParams(["*"], tuple(self.kinds), self.contract, self.form)
         self.subscription = Subscription(1, old.selection, old.choices, params)
         self.subscription.join(self.feed)
         self.subscription.resume(self.subscription.follows["sim"], position)
@@ -149,7 +159,10 @@ class World:
             assert not self.names.keys() & message.instruments.keys()
             self.names |= message.instruments
             return
-        assert isinstance(message, messages.Rows | messages.Columns | messages.Gap), message
+        if isinstance(message, messages.ReplayCompleted):
+            assert message.cursor == self.next - 1
+            return
+        assert isinstance(message, messages.Rows | messages.Columns | messages.TickFrame | messages.Gap), message
         assert message.cursor_first == self.next
         assert message.cursor_last >= message.cursor_first
         assert message.epoch == self.feed.epoch
@@ -161,12 +174,36 @@ class World:
             self.lost += message.lost
             return
         cursors = self.cursors_of(message)
-        assert cursors == self.expected(message.cursor_first, message.cursor_last)
+        assert cursors == self.shaped(self.expected(message.cursor_first, message.cursor_last), message)
         for cursor in cursors:
             instrument = self.history[cursor - 1][0]
             assert instrument == 0 or instrument in self.names
 
-    def cursors_of(self, message: messages.Rows | messages.Columns) -> list[int]:
+    def shaped(self, cursors: list[int], message: messages.Rows | messages.Columns | messages.TickFrame) -> list[int]:
+        """Return which of these rows the contract tells, in which order; look at what they stand for too."""
+        if self.contract == "lossless":
+            return cursors
+        if self.contract == "trade_safe":
+            stands_for: dict[tuple[int, int, int], list[int]] = {}
+            for cursor in cursors:
+                instrument, kind = self.history[cursor - 1]
+                stands_for.setdefault((instrument, kind, 0 if kind == Kind.QUOTE else cursor), []).append(cursor)
+            groups = sorted(stands_for.values(), key=lambda group: (self.history[group[-1] - 1][1], group[-1]))
+            if isinstance(message, messages.TickFrame):
+                merged = [count for part in message.kinds for count in part.merged or ()]
+            else:
+                assert isinstance(message, messages.Rows)
+                merged = message.merged or []
+            assert merged == [len(group) for group in groups]
+            return [group[-1] for group in groups]
+        return sorted(cursors, key=lambda cursor: (self.history[cursor - 1][1], cursor))
+
+    def cursors_of(self, message: messages.Rows | messages.Columns | messages.TickFrame) -> list[int]:
+        if isinstance(message, messages.TickFrame):
+            assert (self.form, self.contract != "lossless") == ("columns", True)
+            kinds = [part.kind for part in message.kinds]
+            assert len(set(kinds)) == len(kinds), "a kind's rows are in one place"
+            return [int(cursor) for part in message.kinds for cursor in part.columns["cursor"]]
         if isinstance(message, messages.Columns):
             assert self.form == "columns"
             cursors = [int(cursor) for cursor in message.columns.get("cursor", [])]
@@ -194,7 +231,7 @@ class World:
         """Take all that is left: then everything has been told of, whatever came before."""
         self.subscription.paused = False
         await self._advance(None)
-        for _ in range(200):
+        for _ in range(400):
             await self._tick(None)
             await self._take(1)
         assert self.next == self.feed.head + 1 == len(self.history) + 1
@@ -206,14 +243,18 @@ class World:
 @given(
     steps=st.lists(STEPS, max_size=60),
     form=st.sampled_from(["rows", "columns"]),
-    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=2, unique=True),
+    kinds=st.lists(st.sampled_from(ALL_KINDS), min_size=1, max_size=3, unique=True),
+    contract=st.sampled_from(["lossless", "frames", "trade_safe"]),
 )
 def test_ranges_and_gaps_partition_the_history(
-    steps: list[tuple[str, object]], form: messages.Format, kinds: list[messages.KindName]
+    steps: list[tuple[str, object]],
+    form: messages.Format,
+    kinds: list[messages.KindName],
+    contract: messages.Contract,
 ) -> None:
     async def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            world = World(Path(folder), form, kinds)
+            world = World(Path(folder), form, kinds, contract)
             await world.begin()
             for what, how in steps:
                 await world.step(what, how)

@@ -141,7 +141,9 @@ def fuzz_connection(venue, path, markets, count, seed):
     payloads = [payload for payload, _ in messages]
     rng = random.Random(seed)
     sink = ListSink()
-    connection = load(venue).open_venues(LiveConfig())[0].open_protocol(sink, markets, ConnectPlan("wss://x"))
+    backend = load(venue)
+    [opened] = backend.open_venues(LiveConfig(kinds=backend.kinds))
+    connection = opened.open_protocol(sink, markets, ConnectPlan("wss://x"))
     now_ns = messages[0][1]
     for number in range(count):
         if number % 50 == 0:

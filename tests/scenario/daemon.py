@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -23,7 +24,9 @@ START_TIMEOUT_S = 30.0
 _numbers = itertools.count(1)
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> object:
+def wait_for(
+    condition: Callable[[], object], timeout_s: float = 10.0, what: str = "", *, every_s: float = 0.01
+) -> object:
     """Return the condition's first true value; fail when there is none in time."""
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -31,7 +34,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 10.0, what: str
         if value:
             return value
         assert time.monotonic() < deadline_s, f"waited {timeout_s} s in vain for {what or condition}"
-        time.sleep(0.01)
+        time.sleep(every_s)
 
 
 @dataclass
@@ -90,9 +93,21 @@ class Daemon:
         return time.monotonic() - began_s
 
 
+@functools.cache
+def compile_bars() -> None:
+    """Compile what makes bars, so that no daemon has to do it first while a test waits for it."""
+    from marketd.sample.warm_up import warm_up
+
+    warm_up()
+
+
 @contextlib.contextmanager
 def running(folder: Path, config: str, *, instance: str | None = None, wait: bool = True) -> Iterator[Daemon]:
-    """Run a daemon with this TOML (less instance and gateway address, which are chosen here)."""
+    """Run a daemon with this TOML (less instance and gateway address, which are chosen here).
+
+    Without a table ``[bars]`` it makes none, and has no sampler: what is not about bars need not wait for them; without
+    a table ``[history]`` it stores nothing.
+    """
     instance = instance or f"test-{os.getpid()}-{next(_numbers)}"
     folder = folder / instance
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +117,12 @@ def running(folder: Path, config: str, *, instance: str | None = None, wait: boo
         "CACHE_DIRECTORY": str(folder / "cache"),
     }
     text = config if "[gateway]" in config else f'{config}\n[gateway]\nlisten = ["127.0.0.1:0"]\n'
+    if "[bars" not in text:
+        text += "[bars]\nperiods = []\n"
+    else:
+        compile_bars()
+    if "[history" not in text:
+        text += "[history]\nperiods = []\n"
     path = folder / "marketd.toml"
     path.write_text(f'instance = "{instance}"\n{text}')
     with (folder / "log").open("wb") as log:

@@ -19,7 +19,7 @@ from marketd.client import (
 from marketd.client.subscription import State
 from marketd.model import Kind
 from marketd.rpc import messages
-from tests.fake_server import FakeServer
+from tests.fake_server import FakeServer, FakeSteps, held_bars
 
 WAIT_S = 10.0
 
@@ -84,6 +84,26 @@ def test_requests_are_answered(server: FakeServer, run: Run) -> None:
             search = md.search("usdt fake")
             assert [hit.fqme async for hit in search] == [f"{dst}/usdt.spot.fake" for dst in ("btc", "eth", "sol")]
             assert search.failed == ["dead"]
+
+    run(scenario)
+
+
+def test_bars_are_answered_and_streamed(server: FakeServer, run: Run) -> None:
+    server.world.bars["btc/usdt.spot.fake", "1m"] = held_bars()
+    steps = FakeSteps()
+    server.world.feeds["fake/bars"] = steps
+
+    async def scenario() -> None:
+        async with open_client(server.address) as md:
+            series = await md.series("btc/usdt.spot.fake", start="1970-01-01T00:03", limit=10)
+            assert series.rows["close"].tolist() == [4, 5]
+            async with md.subscribe(["btc*"], kinds=["bar.1m"], forming_hz=2) as stream:
+                with server.lock:
+                    steps.append_step("bar.1m", 1, 2)
+                    steps.forming = [steps.row(0, "bar.1m", 1, 1)]
+                frames = await take(stream, 2)
+                assert [(frame.kind, frame.forming) for frame in frames] == [("bar.1m", False), ("bar.1m", True)]
+                assert stream.token == "fake/bars@5151:1"
 
     run(scenario)
 

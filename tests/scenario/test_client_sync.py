@@ -29,7 +29,7 @@ from marketd.client import (
 from marketd.client.subscription import State
 from marketd.model import Kind
 from marketd.rpc import messages
-from tests.fake_server import FakeServer, notify
+from tests.fake_server import MINUTE_NS, FakeServer, FakeSteps, held_bars, notify
 
 WAIT_S = 10.0
 
@@ -93,6 +93,37 @@ def test_search_yields_hits_and_names_the_feeds_that_failed(server: FakeServer) 
         search = md.search("usdt fake", limit=2)
         assert [hit.fqme for hit in search] == ["btc/usdt.spot.fake", "eth/usdt.spot.fake"]
         assert search.failed == ["dead"]
+
+
+@pytest.mark.parametrize("step_hash", ["ours", "another"])
+def test_bars_are_those_of_the_range_in_order_of_time(server: FakeServer, step_hash: str) -> None:
+    """A server whose rows have another layout is asked for columns."""
+    server.world.bars["btc/usdt.spot.fake", "1m"] = held_bars()
+    if step_hash != "ours":
+        server.world.step_hash = step_hash
+    with connect(server.address) as md:
+        series = md.series("btc/usdt.spot.fake")
+        assert (series.fqme, series.rows["close"].tolist(), series.limited) == (
+            "btc/usdt.spot.fake",
+            [1, 2, 3, 4, 5],
+            False,
+        )
+        some = md.series("btc/usdt.spot.fake", "1m", "1970-01-01T00:01Z", 4 * MINUTE_NS, limit=2, order="oldest")
+        assert (some.rows["close"].tolist(), some.limited) == ([2, 3], True)
+
+
+def test_ticks_and_bars_come_in_one_stream(server: FakeServer) -> None:
+    with server.lock:
+        server.world.feeds["fake/bars"] = steps = FakeSteps()
+    with connect(server.address) as md, md.subscribe(["*"], kinds=["trade", "bar.1m"], forming_hz=2) as stream:
+        with server.lock:
+            steps.append_step("bar.1m", 1, 2)
+            steps.forming = [steps.row(0, "bar.1m", 1, 1)]
+        frames = take(stream, 2)
+        assert [(frame.kind, frame.forming) for frame in frames] == [("bar.1m", False), ("bar.1m", True)]
+        write(server, 5)
+        assert {frame.kind for frame in take(stream, 1)} == {"trade"}
+        assert {feed: at.cursor for feed, at in stream.positions.items()}["fake/bars"] == 1
 
 
 def test_stream_yields_every_row_in_order_under_its_name(server: FakeServer) -> None:
@@ -235,6 +266,19 @@ def test_token_resumes_with_another_client(server: FakeServer) -> None:
     with connect(server.address) as md, md.subscribe(["*"], resume=token) as stream:
         rest = take(stream, 12 - sum(map(len, first)))
     assert cursors(first + rest) == list(range(1, 13))
+
+
+def test_only_stream_is_never_parked_however_much_has_come_at_once(server: FakeServer) -> None:
+    server.world.rows_max = 64
+    count = 3000
+    with connect(server.address, buffer_bytes=50_000) as md, md.subscribe(["*"]) as stream:
+        write(server, count)
+        frames: list[Frame] = []
+        while (left := count - sum(map(len, frames))) > 0:
+            time.sleep(0.02)  # the reader's own work, during which more comes than its buffer holds
+            frames += take(stream, min(left, 500))
+            assert stream._subscription.state is State.LIVE
+    assert cursors(frames) == list(range(1, count + 1))
 
 
 def test_several_streams_share_a_connection_and_an_unread_one_blocks_nothing(server: FakeServer) -> None:

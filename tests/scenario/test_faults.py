@@ -3,12 +3,13 @@
 What a lossless client got is held against the venues' own numbers each time: a trade either came, or a gap row of its
 instrument is there for its time. Faults follow each other in one daemon's life, as they do in real ones.
 
-Not here: wrong checksums, for only order books have them, and no feed subscribes to these.
+Not here: wrong checksums, which only books have (`test_books.py`).
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import pytest
 
 from marketd.client import connect
 from marketd.clock import MILLISECOND_NS, SECOND_NS
+from marketd.feed.habits import WORDS_MIN
 from marketd.feed.reconnect import ReconnectPolicy
 from marketd.model import GapReason
 from tests.scenario.daemon import Daemon, running, wait_for
@@ -37,7 +39,9 @@ KEYS = {
     "refresh_s": 4.0,  # so that there always are REST requests
 }
 DEADLINE_S = 25.0
+HEALTHY_S = ReconnectPolicy().healthy_s + 0.5  # then the next attempt counts as the first
 SLACK_S = 1.5  # of a busy machine
+TOKEN_PATH = "/bullet-public"
 ATTEMPTS_MAX = 10  # in the few seconds of an outage: with the policy's growing delays one in 10,000 makes more
 
 DISCONNECT, SEQUENCE, STALE = GapReason.DISCONNECT, GapReason.SEQUENCE, GapReason.STALE
@@ -55,7 +59,9 @@ class Case:
         repeats: how many rows there may be for the same instrument and reason.
         attempts: how many connections may be asked for at each venue; where it is not named, none.
         fresh: whether the connections must have lived for long enough before, so that the first retry is at once.
+        age_s: for how long they must have lived, where it is for something else.
         prompt: whether the venue sees each attempt as it is made, so that their times can be held against the policy.
+        tokens: whether KuCoin sees each request for a token as it is made: as many as there are attempts.
         unseen: the venues that lose trades in a way that their numbers don't show.
     """
 
@@ -65,7 +71,9 @@ class Case:
     repeats: int = 1
     attempts: dict[str, int] = field(default_factory=dict)
     fresh: bool = False
+    age_s: float = 0.0
     prompt: bool = False
+    tokens: bool = False
     unseen: tuple[str, ...] = ()
 
 
@@ -98,6 +106,13 @@ CASES = {
     "clock ahead": Case([{"fault": "clock_skew", "skew_s": 60, "for_s": 1}]),
     "clock behind": Case([{"fault": "clock_skew", "skew_s": -60, "for_s": 1}]),
     "short stall": Case([{"fault": "stall", "for_s": 2}], at(CONTIGUOUS, SEQUENCE), unseen=("kucoin",)),
+    # A subscription ends on the venue's side, and nobody is told. By then its habit must be known.
+    "lost subscription": Case(
+        [{"fault": "lose_subscription", "stream": "trade", "instrument": STRUCK}],
+        at(VENUES, STALE),
+        one=True,
+        age_s=WORDS_MIN * 1.5,
+    ),
     # These do.
     "cut": Case([CUT], at(VENUES, DISCONNECT), attempts=ONCE, fresh=True, prompt=True),
     "malformed frame": Case([{"fault": "malformed_frame"}], at(VENUES, DISCONNECT), attempts=ONCE),
@@ -113,6 +128,7 @@ CASES = {
         attempts=MANY,
         fresh=True,
         prompt=True,
+        tokens=True,
     ),
     "too many requests": Case([{"fault": "rate_limit", "delay_s": 1, "for_s": 5}]),
     "garbage from REST": Case([{"fault": "rest_garbage", "for_s": 5}]),
@@ -122,6 +138,7 @@ CASES = {
         {"kraken": (MAINTENANCE,), **at(("binance", "kucoin"), DISCONNECT)},
         attempts={"binance": ATTEMPTS_MAX, "kucoin": ATTEMPTS_MAX},
         fresh=True,
+        tokens=True,
     ),
     "black hole": Case([{"fault": "blackhole", "for_s": 3}], at(VENUES, STALE), attempts=MANY, fresh=True),
     "no acks": Case([{"fault": "no_acks", "for_s": 6}, CUT], at(VENUES, DISCONNECT), attempts=ONCE),
@@ -155,15 +172,14 @@ class Story:
                 fault["instrument"] = STRUCK[str(fault["venue"])]
         self._venues.inject(told)
 
-    def grow_old(self) -> None:
-        """Wait until each connection has lived for so long that the next attempt counts as the first."""
-        healthy_ns = round((ReconnectPolicy().healthy_s + 0.5) * SECOND_NS)
+    def grow_old(self, age_s: float) -> None:
+        """Wait until each connection has lived for so long."""
 
         def old() -> bool:
             state = self._venues.state()
             connections = [state["venues"][venue]["connections"] for venue in VENUES]
             ages_ns = [state["now_ns"] - max(one["opened_ns"] for one in ours) for ours in connections if ours]
-            return len(ages_ns) == len(VENUES) and min(ages_ns) > healthy_ns
+            return len(ages_ns) == len(VENUES) and min(ages_ns) > age_s * SECOND_NS
 
         wait_for(old, 3 * DEADLINE_S, "connections that have lived for some time")
 
@@ -198,6 +214,16 @@ class Story:
     def attempts_ns(self, venue: str) -> list[int]:
         """When connections were asked for, all of them."""
         return [attempt["time_ns"] for attempt in self._venues.venue(venue)["attempts"]]
+
+    def tokens_ns(self) -> list[int]:
+        """When KuCoin was asked for a token, all of them."""
+        requests = self._venues.venue("kucoin")["recent_requests"]
+        return [request["time_ns"] for request in requests if request["path"].endswith(TOKEN_PATH)]
+
+    def losses(self, venue: str) -> int:
+        """How many connections, and attempts to have one, have ended: each is followed by one attempt."""
+        lines = (json.loads(line) for line in self.daemon.log.splitlines() if '"feed.disconnected"' in line)
+        return sum(line["venue"] == venue for line in lines)
 
     def check_accounts(self, feed: str, since: dict[str, int]) -> None:
         """Hold what came against what there was: each trade once, in order, or in a gap.
@@ -252,12 +278,12 @@ def story(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_fault_costs_the_struck_instruments_a_gap_and_nobody_anything_else(story: Story, case: Case) -> None:
     """R46, R48, R49: resets, silence and refusals lead to a reconnect; each subscribes again, however late the acks."""
-    if case.fresh:
-        story.grow_old()
+    story.grow_old(HEALTHY_S if case.fresh else case.age_s)
     story.wait_whole()
     already, since_ns = len(story.listener.gaps), time.time_ns()
     trades = {name: len(found) - 1 for name, found in story.listener.trades.items()}
     attempts = {venue: len(story.attempts_ns(venue)) for venue in VENUES}
+    tokens, losses = len(story.tokens_ns()), story.losses("kucoin")
 
     story.inject(case.faults)
     story.wait_over()
@@ -276,6 +302,10 @@ def test_fault_costs_the_struck_instruments_a_gap_and_nobody_anything_else(story
             check_policy(attempts_ns, since_ns)
         if venue not in case.unseen:
             story.check_accounts(venue, trades)
+    if case.tokens:
+        tokens_ns = story.tokens_ns()[tokens:]
+        assert len(tokens_ns) == story.losses("kucoin") - losses
+        check_policy(tokens_ns, since_ns)
     story.check_accounts(BYSTANDER, trades)
     story.check_nothing_crashed()
 

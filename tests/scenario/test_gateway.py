@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from marketd.model import Kind
+from marketd.ring import layout
 from tests.gateway_harness import FakeFeed, RawClient, open_gateway, until
 
 
@@ -121,6 +122,24 @@ async def test_rows_of_other_instruments_and_kinds_are_left_out_but_positions_ad
             feed.trade(3)
         message = await client.rows()
         assert (message["cursor_first"], message["cursor_last"], len(message["data"])) == (7, 11, 0)
+
+
+async def test_levels_of_books_come_to_those_who_want_them_and_to_nobody_else(tmp_path: Path) -> None:
+    """Whether they want them alone or with all there is; and a range is never shared with who wants something else."""
+    async with open_gateway(feed := FakeFeed(tmp_path, "sim", instruments=2)) as gateway:
+        wishes = (["trade", "quote"], ["level"], ["trade", "quote", "level"])
+        clients = [await gateway.connect() for _ in wishes]
+        for client, kinds in zip(clients, wishes, strict=True):
+            await client.call("subscribe", instruments=["*"], kinds=kinds)
+        for number in range(1, 4):
+            for append in (feed.level, feed.trade, feed.quote):
+                append(1 + number % 2, float(number), publish=False)
+        feed.gap()
+        for client, kinds in zip(clients, wishes, strict=True):
+            message = await client.rows()
+            assert message["cursor_last"] == 10
+            assert {layout.KIND_NAMES[kind] for kind in message["data"]["kind"]} == {*kinds, "gap"}
+            assert len(message["data"]) == 3 * len(kinds) + 1
 
 
 async def test_ranges_that_hold_nothing_are_merged_into_the_next_message(tmp_path: Path) -> None:

@@ -182,6 +182,16 @@ async def test_what_was_not_subscribed_can_not_be_removed(tmp_path: Path) -> Non
         assert error["data"] == {"code": "invalid_params", "key": "params.remove", "unknown": ["i2/usd.sim", "x*"]}
 
 
+async def test_book_has_no_newest_row_and_latest_says_so(tmp_path: Path) -> None:
+    async with open_gateway(FakeFeed(tmp_path, "sim", instruments=1)) as gateway:
+        client = await gateway.connect()
+        wish = {"instruments": ["*"], "kinds": ["quote", "level"], "contract": "latest"}
+        error = await client.refused("subscribe", wish)
+        assert error["data"] == {"code": "invalid_params", "key": "params.kinds"}
+        assert "contract lossless" in error["message"]
+        await client.call("subscribe", **wish | {"contract": "lossless"})
+
+
 async def test_negative_cursor_is_refused_with_its_place(tmp_path: Path) -> None:
     async with open_gateway(FakeFeed(tmp_path, "sim", instruments=3)) as gateway:
         client = await gateway.connect()

@@ -26,6 +26,7 @@ from marketd.feed.venue import VenueSource
 from marketd.model import GapReason, Kind
 from marketd.testvenue.server import Settings, VenueServer, serve
 from tests.fakes import ListSink
+from tests.rebuilt_book import RebuiltBook, venue_book
 
 DEADLINE_S = 30.0
 VENUES = ("binance", "binance-futures", "kraken", "kucoin")
@@ -201,6 +202,28 @@ async def test_connection_is_replaced_without_a_gap(name):
         assert feed.sink.gaps == []
         assert feed.source.report().losses == 0
         assert feed.source.report().duplicates > 0
+        feed.check_nothing_is_lost_in_silence()
+
+
+async def test_books_go_over_to_the_next_connection():
+    """They begin anew there; at no moment does a reader have another book than the venue."""
+    async with run_feed("kraken", limits={"lifetime_s": 2.0}, kinds=["trade", "book"]) as feed:
+        await feed.flows()
+        await until(lambda: feed.source.report().handovers >= 1)
+        await feed.flows()
+        assert feed.sink.gaps == []
+        assert feed.source.report().losses == 0
+        market = feed.server.engine.venues["kraken"].market
+        symbols = [instrument.symbol.replace("BTC", "XBT") for instrument in market.instruments]
+        books = {number: RebuiltBook() for number in range(1, len(feed.sink.markets) + 1)}
+        for row in feed.sink.of_kind(Kind.LEVEL):
+            book = books[row[3]]
+            book.take(row[5], row[6], row[7], row[8])
+            if book.whole:
+                instrument = symbols.index(feed.sink.markets[row[3] - 1].bs_mktid)
+                number = market.quotes_before(instrument, row[0] + 1_000)  # it says its times in microseconds
+                assert book.sides() == venue_book(market, instrument, number, depth=10)
+        assert all(book.whole and book.beginnings >= 2 for book in books.values())
         feed.check_nothing_is_lost_in_silence()
 
 

@@ -20,6 +20,7 @@ from tests.conftest import PROJECT
 
 SECOND_NS = 1_000_000_000
 FIXTURE = PROJECT / "tests" / "data" / "binance" / "futures.ws"
+SAVED = PROJECT / "tests" / "data" / "kraken" / "spot-trades.json"
 RECORDINGS = ["binance-futures.ws", "binance-spot.ws", "binance-us-spot.ws"]
 
 
@@ -155,3 +156,48 @@ def test_kinds_are_as_many_in_the_summary_as_in_the_file(shared_data: Path) -> N
     messages = play(path, "max")[3]["messages"]
     assert messages["used"] == {kind: counts[kind] for kind in ("aggTrade", "bookTicker")}
     assert messages["unused"] == {kind: counts[kind] for kind in ("depthUpdate", "kline") if counts[kind]}
+
+
+# --- saved trades ---------------------------------------------------------------------------------------
+
+
+def saved_trades(path: Path) -> list[tuple[Any, ...]]:
+    """Read saved trades with the json module, each once, by time: an independent witness."""
+    names = {"XBTUSDT": "XBT/USDT", "XXBTZUSD": "XBT/USD", "SOLUSD": "SOL/USD", "XETHXXBT": "ETH/XBT"}
+    trades = set()
+    for body in filter(None, path.read_text().split("\n")):
+        result = json.loads(body, parse_float=Decimal)["result"]
+        result.pop("last", None)
+        for pair, found in result.items():
+            for price, size, time_s, side, _, _, number in found:
+                at_ns = int(time_s * SECOND_NS)
+                taker = {"b": 1, "s": -1}[side]
+                trades.add((names[pair], at_ns, at_ns, number, taker, float(price), float(size)))
+    return sorted(trades, key=lambda trade: (trade[1], trade[3]))
+
+
+def test_lossless_client_gets_every_saved_trade_once() -> None:
+    trades, quotes, others, summary = play(SAVED, "max")
+    assert (trades, quotes) == (saved_trades(SAVED), [])
+    assert not [other for other in others if other.startswith("gap")]
+    assert summary["messages"] == {"used": {"trade": 7}, "unused": {"duplicate": 2}, "bad": 0, "unknown": 0}
+    assert (summary["rows"], summary["gaps"], summary["seconds"]) == ({"trade": 7, "quote": 0}, 0, 2.5)
+
+
+def test_lossless_client_gets_every_trade_of_recorded_hours(shared_data: Path) -> None:
+    path = shared_data / "truth" / "kraken-trades-first-part.json"
+    trades, quotes, others, summary = play(path, "max")
+    assert (trades, quotes) == (saved_trades(path), [])
+    assert not [other for other in others if other.startswith("gap")]
+    assert summary["messages"] == {"used": {"trade": len(trades)}, "unused": {}, "bad": 0, "unknown": 0}
+
+
+def test_saved_trades_play_beside_a_recording() -> None:
+    command = [sys.executable, "-m", "marketd", "replay", str(SAVED), str(FIXTURE), "--speed", "max", "--json"]
+    command += ["--exit-when-done", "--address", "127.0.0.1:0", "--instance", f"beside-{os.getpid()}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    feeds = json.loads(done.stdout)["feeds"]
+    assert [(feed["feed"], feed["rows"]) for feed in feeds] == [
+        ("spot-trades", {"trade": 7, "quote": 0}),
+        ("futures", {"trade": 13, "quote": 13}),
+    ]

@@ -83,9 +83,9 @@ class VenueProcess:
 
 
 @contextlib.contextmanager
-def venue_running(*, instruments: int, rate: float | None = None) -> Iterator[VenueProcess]:
+def venue_running(*, instruments: int, rate: float | None = None, history_days: int = 7) -> Iterator[VenueProcess]:
     """Run a test venue."""
-    options = ["--port", "0", "--json", "--instruments", str(instruments)]
+    options = ["--port", "0", "--json", "--instruments", str(instruments), "--history-days", str(history_days)]
     if rate is not None:
         options += ["--rate", str(rate)]
     process = subprocess.Popen(
@@ -94,7 +94,8 @@ def venue_running(*, instruments: int, rate: float | None = None) -> Iterator[Ve
     try:
         assert process.stdout is not None
         announced = json.loads(process.stdout.readline())
-        engine = build(Settings(instruments=instruments, rate=rate), SystemClock())
+        settings = Settings(instruments=instruments, rate=rate, history_days=history_days)
+        engine = build(settings, SystemClock())
         yield VenueProcess(process, announced["control_url"], announced["venues"], engine)
     finally:
         process.terminate()

@@ -26,13 +26,20 @@ COMMANDS = (
     "watch",
     "search",
     "instrument",
+    "bars",
     "backends",
     "testvenue",
     "record",
     "replay",
     "version",
 )
-CLIENT_COMMANDS = (("status",), ("watch", "*"), ("search", "btc"), ("record", "sim", "--name", "x", "--seconds", "1"))
+CLIENT_COMMANDS = (
+    ("status",),
+    ("watch", "*"),
+    ("bars", "btc"),
+    ("search", "btc"),
+    ("record", "sim", "--name", "x", "--seconds", "1"),
+)
 
 
 @pytest.fixture
@@ -143,10 +150,11 @@ def test_an_address_that_is_none_exits_with_2():
     assert "$MARKETD_ADDRESS: 'there' is no address" in result.stderr
 
 
-def test_unknown_kinds_exit_with_2():
-    result = _invoke("watch", "*", "--kinds", "trade,book")
+@pytest.mark.parametrize("kinds", ["trade,book", "bar", "bar.m", "trade,", "candle.1m"])
+def test_unknown_kinds_exit_with_2(kinds):
+    result = _invoke("watch", "*", "--kinds", kinds)
     assert result.exit_code == 2
-    assert "allowed are trade, quote and trade,quote" in result.stderr
+    assert "allowed are trade, quote, level, bar.1m, index.1m and the like, with commas between" in result.stderr
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -268,6 +276,8 @@ def test_replay_refuses_files_that_are_none_before_anything_starts(tmp_path):
     unknown.write_text("wss://nowhere.example/ws <-> 1618678132.3\n")
     empty = tmp_path / "empty.ws"
     empty.touch()
+    failed = tmp_path / "trades.json"
+    failed.write_text('{"error":["EGeneral:Invalid arguments"]}')
     env = {"XDG_RUNTIME_DIR": str(tmp_path / "runtime")}
     for path, sentence in [
         (tmp_path / "missing.ws", "does not exist"),
@@ -275,6 +285,7 @@ def test_replay_refuses_files_that_are_none_before_anything_starts(tmp_path):
         (foreign, f"{foreign}:1: neither 'TIME: MESSAGE'"),
         (unknown, "no backend knows the protocol of 'wss://nowhere.example/ws'"),
         (empty, "is empty"),
+        (failed, f"{failed}: Kraken says EGeneral:Invalid arguments; expected is Kraken's /0/public/Trades"),
     ]:
         result = _run("replay", str(path), "--address", "127.0.0.1:0", env={**env, "COLUMNS": "300"})
         assert result.returncode == 2, result.stderr

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 import msgspec
@@ -10,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from marketd.cli import lines, replay, status
+from marketd.cli.bar_board import BarBoard
 from marketd.cli.board import Board, number_text
 from marketd.cli.output import bytes_text, duration_text
 from marketd.client.frames import Frame
 from marketd.client.sources import EventSource, RowsSource
 from marketd.ring import layout
 from marketd.rpc import messages
+from tests.fake_server import FakeSteps
 
 NAMES = {1: "btc/usdt.spot.sim", 2: "eth/usdt.spot.sim"}
 NOON_NS = 1_700_000_000_000_000_000
@@ -171,6 +174,16 @@ def test_json_lines_carry_what_the_rows_do(capsys):
     }
 
 
+def test_levels_are_lines_with_their_side(capsys):
+    frames = _frames((1, 3, 0, 0.0, 0.0, 0.0, 0.0), (1, 3, 1, 10.5, 2.0, 0.0, 0.0), (1, 3, -1, 11.0, 0.0, 0.0, 0.0))
+    _apply(lines.LineOutput(lines.json), *frames)
+    said = [(line["side"], line["price"], line["size"]) for line in _printed(capsys)]
+    assert said == [("unknown", 0.0, 0.0), ("buy", 10.5, 2.0), ("sell", 11.0, 0.0)]
+    _apply(lines.LineOutput(lines.text), *frames)
+    printed = [line.split(maxsplit=3)[3] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["unknown 0 @ 0", "buy 2 @ 10.5", "sell 0 @ 11"]
+
+
 def test_json_lines_say_how_many_rows_a_merged_one_stands_for(capsys):
     _apply(lines.LineOutput(lines.json), *_frames(_trade(1, 10.5), merged=[3]))
     assert _printed(capsys)[0]["merged"] == 3
@@ -208,6 +221,107 @@ def test_text_lines_are_for_people(capsys):
         ["eth/usdt.spot.sim", "quote  9 x 1 | 11 x 2"],
         ["*", "gap    unknown, unknown number of rows"],
     ]
+
+
+# --- bars -------------------------------------------------------------------------------------------------------------
+
+
+def _bar_frames(*rows, kinds=None):
+    """Frames of one message of a step feed: (kind, instrument, state, values)."""
+    feed = FakeSteps()
+    packed = [
+        feed.row(cursor, kind, instrument, state, **values)
+        for cursor, (kind, instrument, state, values) in enumerate(rows, 1)
+    ]
+    message = messages.Bars(1, "sim/bars", 9, 1, len(rows), b"".join(packed))
+    return list(RowsSource(message, NAMES, 1, latest=False, kinds=feed.kinds).frames())
+
+
+def _bar(number, close=1.0, instrument=1, state=2, kind="bar.1m", **values):
+    return (kind, instrument, state, {"number": number, "open_ns": number * 60 * 10**9, "close": close, **values})
+
+
+def test_board_of_bars_shows_the_newest_bar_of_each_series():
+    board = BarBoard()
+    _apply(board, *_bar_frames(_bar(7, 101.5, trade_count=3), _bar(7, 5.0, 2), _bar(8, 102.0, state=1, trade_count=9)))
+    _apply(board, *_bar_frames(_bar(7, 99.0, state=3)))  # a revision of a bar that is not the newest
+    picture = _drawn(board.render("name"))
+    btc = _row(picture, "btc/usdt")
+    assert btc[1:4] == ["1m", "1970-01-01", "00:08:00"]
+    assert btc[-4:] == ["102", "3", "9", "forming"]
+    assert _row(picture, "eth/usdt")[-3:] == ["2", "0", "closed"]
+    assert "2 series, 4 rows" in picture
+
+
+def test_board_of_bars_has_what_is_told_of_most_on_top():
+    board = BarBoard()
+    _apply(board, *_bar_frames(_bar(7, trade_count=9), _bar(7, instrument=2), _bar(8, instrument=2)))
+    pictures = {order: _drawn(board.render(order)) for order in ("name", "activity")}
+    assert {order: picture.index("btc") < picture.index("eth") for order, picture in pictures.items()} == {
+        "name": True,
+        "activity": False,
+    }
+
+
+def test_board_of_bars_replaces_a_bar_by_its_newer_row_and_shows_unknown_prices_as_none():
+    board = BarBoard()
+    nobody_knows = dict.fromkeys(("open", "high", "low", "close"), math.nan)
+    _apply(board, *_bar_frames(_bar(7, 101.5), _bar(7, **nobody_knows, state=4)))
+    assert _row(_drawn(board.render()), "btc/usdt")[-7:] == ["-", "-", "-", "-", "2", "0", "missing"]
+
+
+def test_board_of_bars_fits_the_terminal_and_tells_news():
+    board = BarBoard()
+    _apply(board, *_bar_frames(*(_bar(7, kind=kind, instrument=n) for kind in ("bar.1s", "bar.1m") for n in (1, 2))))
+    _apply(board, *EventSource.news("down", "cut", feed="sim/bars", form="rows").frames())
+    picture = _drawn(board.render(height=7))
+    assert "4 series  (+2 more)" in picture
+    assert "sim/bars: down cut" in picture
+    _apply(board, *EventSource.gap(messages.Gap(1, "sim/bars", 9, 5, 9, 5, "lapped"), NAMES, form="rows").frames())
+    assert "sim/bars: bars were lost" in _drawn(board.render())
+
+
+def test_json_lines_of_bars_have_words_for_states(capsys):
+    flat = _bar(3, state=3, flags=16, trade_count=0, first_id=5, last_id=6)
+    event = ("index.1m", 0, 1, {"open_ns": 5, "instruments": 2, "revised": 1})
+    unknown = _bar(4, math.nan, 2, state=4)
+    _apply(lines.LineOutput(lines.json), *_bar_frames(flat, event, unknown))
+    bar, opened, missing = _printed(capsys)
+    common = {"feed": "sim/bars", "epoch": 9, "period_ns": 60 * 10**9}
+    prices = dict.fromkeys(("open", "high", "low", "close", "volume"), 1.0)
+    assert bar == common | prices | {
+        "fqme": NAMES[1],
+        "kind": "bar.1m",
+        "cursor": 1,
+        "made_ns": 1000,
+        "open_ns": 180 * 10**9,
+        "trade_count": 0,
+        "first_id": 5,
+        "last_id": 6,
+        "state": "revised",
+        "provenance": "synthetic",
+    }
+    assert opened == common | {
+        "fqme": "*",
+        "kind": "index.1m",
+        "cursor": 2,
+        "made_ns": 2000,
+        "open_ns": 5,
+        "instruments": 2,
+        "revised": 1,
+        "state": "opened",
+    }
+    assert (missing["close"], missing["state"], missing["provenance"]) == (None, "missing", "observed")
+
+
+def test_text_lines_of_bars_are_for_people(capsys):
+    _apply(
+        lines.LineOutput(lines.text),
+        *_bar_frames(_bar(3, 2.5, trade_count=7), ("index.1m", 0, 2, {"instruments": 2})),
+    )
+    bar, ended = capsys.readouterr().out.splitlines()
+    assert " ".join(bar.split()) == f"00:03:00.000 {NAMES[1]} bar.1m 1 1 1 2.5 volume 1 in 7 trades, closed"
+    assert " ".join(ended.split()) == "00:00:00.000 * index.1m instruments=2 revised=0 state=ended"
 
 
 # --- status -----------------------------------------------------------------------------------------------------------
@@ -273,6 +387,7 @@ def test_feeds_are_named_after_their_files_uniquely():
     files = ["a/Monday 1.ws", "b/monday-1.ws.gz", "binance-us-spot.ws", "---.ws", "x" * 60 + ".ws", "x" * 70]
     names = replay.feed_names([Path(file) for file in files])
     assert names == ["monday-1", "monday-1-2", "binance-us-spot", "recording", "x" * 28, "x" * 28 + "-2"]
+    assert replay.feed_names([Path("trades.json"), Path("trades.json.gz")]) == ["trades", "trades-2"]
 
 
 def test_summary_accounts_for_messages_rows_and_gaps():

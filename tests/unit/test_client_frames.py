@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from marketd.client.errors import ProtocolError
-from marketd.client.frames import Gap, Quote, Trade
+from marketd.client.frames import Gap, Level, Quote, Trade
 from marketd.client.positions import format_token, parse_token
 from marketd.client.sources import ColumnsSource, EventSource, RowsSource
 from marketd.model import GapReason, Kind
@@ -103,7 +103,7 @@ def test_columns_that_do_not_fit_together_are_a_protocol_error() -> None:
 
 
 def test_structs_have_the_fields_of_their_rows() -> None:
-    for struct, dtype in ((Trade, layout.TRADE), (Quote, layout.QUOTE), (Gap, layout.GAP)):
+    for struct, dtype in ((Trade, layout.TRADE), (Quote, layout.QUOTE), (Level, layout.LEVEL), (Gap, layout.GAP)):
         assert {"kind", *struct.__struct_fields__} == set(dtype.names or ())
 
 

@@ -1,3 +1,5 @@
+import re
+
 import msgspec
 import pytest
 
@@ -5,6 +7,7 @@ from backends import backend
 from marketd import config as configs
 from marketd.config import Config, load
 from marketd.errors import ConfigError
+from tests.conftest import PROJECT
 
 
 class _Settings(msgspec.Struct, frozen=True):
@@ -136,7 +139,7 @@ def test_every_value_arrives(write):
     ("text", "sentence"),
     [
         ("[lgo]", "lgo: unknown key; did you mean 'log'?"),
-        ("zzz = 1", "zzz: unknown key; allowed are feeds, gateway, instance, log, ring"),
+        ("zzz = 1", "zzz: unknown key; allowed are bars, feeds, gateway, history, instance, log, ring"),
         ('[log]\nlvel = "info"', "log.lvel: unknown key; did you mean 'level'?"),
         (
             '[log]\nlevel = "loud"',
@@ -150,6 +153,11 @@ def test_every_value_arrives(write):
         ("[ring]\nrows = 5000", "ring.rows is 5000: it must be a power of two, e.g. 4096 or 8192"),
         ("[gateway]\nunix = 1", "gateway.unix is 1: it must be true or false"),
         ("[gateway]\nlisten = 7600", "gateway.listen is 7600: it must be a list, each item text"),
+        # R78: the form that older programs had.
+        (
+            '[gateway]\nlisten = {tcp = "127.0.0.1:7600"}',
+            "gateway.listen is {'tcp': '127.0.0.1:7600'}: it must be a list, each item text",
+        ),
         ("[gateway]\nlisten = [7600]", "gateway.listen is [7600]: it must be a list, each item text"),
         ('[gateway]\nlisten = ["7600"]', "gateway.listen: '7600' is no address: host:port is, e.g. 127.0.0.1:7600"),
         ('[gateway]\nlisten = ["127.0.0.1:99999"]', "'127.0.0.1:99999' is no address"),
@@ -171,6 +179,14 @@ def test_every_value_arrives(write):
         ('[feeds.a]\nbackend = "fle"', "feeds.a.backend is 'fle': no such backend; did you mean 'file'?"),
         ("[feeds.a]\nbackend = 7", "feeds.a.backend is 7: no such backend; allowed are "),
         ('[feeds.a]\nbackend = "dead"', "feeds.a.backend is 'dead': it can only replay recordings so far"),
+        *(
+            (
+                f'[feeds.a]\nbackend = "{name}"\nkinds = ["trade", "book"]',
+                f"feeds.a.kinds has 'book': the backend '{name}' has 'trade', 'quote'",
+            )
+            for name in ("binance", "kucoin")
+        ),
+        ('[feeds.a]\nbackend = "kraken"\nkinds = ["level"]', "one of 'book', 'quote', 'trade'"),
         ('[feeds.a]\nbackend = "file"', "feeds.a.path: missing; it must be text"),
         ('[feeds.a]\nbackend = "file"\npath = "x"\nsped = 1', "feeds.a.sped: unknown key; did you mean 'speed'?"),
         ('[feeds.a]\nbackend = "file"\npath = 1', "feeds.a.path is 1: it must be text"),
@@ -208,3 +224,17 @@ def test_relations_are_told_together_with_the_feeds_mistakes(write):
         load(write('[ring]\nrows = 5000\n[feeds.a]\nbackend = "file"'), {})
     assert "power of two" in str(caught.value)
     assert "feeds.a.path: missing" in str(caught.value)
+
+
+def test_kinds_that_the_venue_has_are_taken(write):
+    path = write('[feeds.a]\nbackend = "kraken"\nkinds = ["trade", "quote", "book"]')
+    assert load(path, {})[0].feeds["a"]["kinds"] == ["trade", "quote", "book"]
+
+
+def test_ten_thousand_entries_are_read_and_nothing_writes_toml(write) -> None:
+    """R74, R75: there is no state in TOML, so there is nothing to be slow at, and no None to be lost."""
+    entries = "".join(f'"x{number}/usd.spot.file" = ["10t"]\n' for number in range(10_000))
+    path = write(f'[feeds.a]\nbackend = "file"\npath = "x"\n[bars.activity]\n{entries}')
+    assert len(load(path, {})[0].bars.activity) == 10_000
+    for source in (PROJECT / "marketd").rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) (toml|tomlkit|tomli_w)\b", source.read_text(), re.MULTILINE), source

@@ -71,7 +71,7 @@ def test_everything_is_not_even_copied() -> None:
     some = rows((1, Kind.TRADE), (4, Kind.QUOTE), (0, Kind.GAP))
     assert found.filter(some) is some
     assert found.key == FULL_KEY
-    # Book levels can't be asked for yet: they are taken out even then.
+    # Book levels are wanted by few: they are taken out even then.
     assert found.filter(rows((1, Kind.TRADE), (1, Kind.LEVEL)))["kind"].tolist() == [Kind.TRADE]
 
 
@@ -84,8 +84,12 @@ def test_everything_ceases_to_be_everything_when_other_instruments_come() -> Non
     assert found.filter(rows((1, Kind.TRADE), (5, Kind.TRADE)))["instrument"].tolist() == [1]
 
 
-def test_one_kind_only_is_not_everything() -> None:
-    assert choice("*", kinds=frozenset({Kind.QUOTE})).key != FULL_KEY
+@pytest.mark.parametrize("kinds", [{Kind.QUOTE}, {Kind.LEVEL}, {Kind.TRADE, Kind.QUOTE, Kind.LEVEL}])
+def test_other_kinds_than_trades_and_quotes_are_not_what_most_clients_share(kinds: set[Kind]) -> None:
+    found = choice("*", kinds=frozenset(kinds))
+    assert found.key != FULL_KEY
+    some = rows(*((1, kind) for kind in (Kind.TRADE, Kind.QUOTE, Kind.LEVEL)))
+    assert set(found.filter(some)["kind"]) == kinds
 
 
 def test_unknown_instrument_ids_select_nothing() -> None:
@@ -95,10 +99,10 @@ def test_unknown_instrument_ids_select_nothing() -> None:
 
 def test_equal_selections_are_one_object_for_as_long_as_it_is_used() -> None:
     selections = Selections()
-    one = selections.intern(["a.x", "b.x"], ["*.y"], ["trade", "quote"])
-    assert selections.intern(["b.x", "a.x"], ["*.y"], ["quote", "trade", "trade"]) is one
-    assert selections.intern(["b.x"], ["*.y"], ["quote", "trade"]) is not one
-    assert selections.intern(["b.x", "a.x"], ["*.y"], ["quote"]) is not one
+    one = selections.intern(["a.x", "b.x"], ["*.y"], [Kind.TRADE, Kind.QUOTE])
+    assert selections.intern(["b.x", "a.x"], ["*.y"], [Kind.QUOTE, Kind.TRADE, Kind.TRADE]) is one
+    assert selections.intern(["b.x"], ["*.y"], [Kind.QUOTE, Kind.TRADE]) is not one
+    assert selections.intern(["b.x", "a.x"], ["*.y"], [Kind.QUOTE]) is not one
     del one
     gc.collect()
     assert len(selections._known) == 0

@@ -20,7 +20,7 @@ def test_every_module_can_be_imported_alone() -> None:
     """R08: in a fresh interpreter each, forked from one that has the libraries, so that it stays quick."""
     script = """
 import os, sys
-import anyio, msgspec, numpy, structlog, trio
+import anyio, exchange_calendars, msgspec, numba, numpy, polars, pyarrow.parquet, structlog, trio
 failed = []
 for name in sys.argv[1:]:
     pid = os.fork()
@@ -51,7 +51,7 @@ def test_one_module_alone_imports_tractor() -> None:
     assert users == ["marketd/supervise/actor.py"]
 
 
-@pytest.mark.parametrize("package", ["marketd", "backends"])
+@pytest.mark.parametrize("package", ["marketd", "backends", "storage"])
 def test_every_folder_has_a_page_that_answers_its_question(package: str) -> None:
     assert (PROJECT / package / "README.md").stat().st_size > 500
     assert Path(PROJECT / "README.md").stat().st_size > 500

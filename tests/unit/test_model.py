@@ -79,3 +79,21 @@ def test_venue_id_is_text() -> None:
     raw = msgspec.msgpack.encode({"dst": "btc", "backend": "x", "bs_mktid": 17})
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(raw, type=MktPair)
+
+
+@pytest.mark.parametrize(
+    ("type_", "tick"),
+    [("stock", "1"), ("future", "1"), ("option", "1"), ("fund", "1"), ("spot", "1E-8"), ("perpetual", "1E-8")],
+)
+def test_sizes_of_what_is_traded_in_whole_lots_are_whole_by_default(type_, tick):
+    """R86: and stay what they are on the way through a message; a tick that is given counts."""
+    market = MktPair(dst="a", src="b", venue="v", backend="x", type=type_)
+    assert market.size_tick == Decimal(tick)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(market), type=MktPair) == market
+    assert msgspec.structs.replace(market, size_tick=Decimal("0.001")).size_tick == Decimal("0.001")
+
+
+@pytest.mark.parametrize("tick", ["NaN", "0", "-1", "Infinity"])
+def test_size_tick_that_is_none_is_refused(tick):
+    with pytest.raises(ValueError, match="size_tick"):
+        MktPair(dst="a", backend="x", size_tick=Decimal(tick))

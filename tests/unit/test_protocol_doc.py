@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
 import pytest
 
 from marketd.gateway.encode import encode_shared, encode_tail
 from marketd.model import Flag, GapReason, Kind, MktPair, Quality, Side
-from marketd.ring import layout
+from marketd.ring import layout, steps
 from marketd.rpc import messages, schema
 from marketd.rpc.framing import frame
 from tests.conftest import PROJECT
@@ -69,6 +70,7 @@ def test_hello_is_described_with_every_key() -> None:
     text = section("hello")
     assert_named(text, [*keys(messages.HelloParams), *keys(messages.HelloResult)])
     assert f"`{layout.dtype_hash():016x}`" in text
+    assert f"`{steps.STEPS.hash():016x}`" in text
 
 
 @pytest.mark.parametrize("name", messages.NOTIFICATIONS)
@@ -110,17 +112,42 @@ def test_every_constant_of_a_row_is_described() -> None:
         assert f"| {side.value} | `{side.name.lower()}` |" in text
 
 
+def test_every_state_of_a_bar_and_of_a_step_is_described() -> None:
+    bars, index = section("Bars as they are made", 5).split("**Index events**")
+    for states, text in ((steps.BarState, bars), (steps.IndexState, index)):
+        for state in states:
+            assert f"| {state.value} | `{state.name.lower()}` |" in text
+
+
+STEPS_HEADING = "### Rows of bars and index events"
+
+
 def test_every_field_of_a_row_is_described_at_its_place() -> None:
-    text = chapter(7)
-    types = {"<u8": "u64", "<i8": "i64", "<u4": "u32", "|u1": "u8", "|i1": "i8", "<u2": "u16", "<f8": "f64"}
+    text = chapter(7).partition(STEPS_HEADING)[0]
     assert f"{layout.ROW_BYTES} bytes, **little endian**" in text
     for kind, dtype in layout.BY_KIND.items():
-        line = next(line for line in text.splitlines() if line.startswith(f"| {kind} | `{layout.KIND_NAMES[kind]}`"))
-        for name, (code, offset, *_) in (dtype.fields or {}).items():
-            if offset < 40:
-                assert f"| {offset} | {code.itemsize} | {types[code.str]} | `{name}` |" in text
-            else:
-                assert f"{types[code.str]} `{name}` at {offset}" in line
+        assert_placed(text, f"| {kind} | `{layout.KIND_NAMES[kind]}`", dtype)
+
+
+def test_every_field_of_a_bar_and_of_an_index_event_is_described_at_its_place() -> None:
+    text = chapter(7).partition(STEPS_HEADING)[2]
+    assert f"{steps.STEP_BYTES} bytes, **little endian**" in text
+    for name, first, dtype in (
+        ("bar", steps.BAR_KIND_FIRST, steps.BAR),
+        ("index", steps.INDEX_KIND_FIRST, steps.INDEX),
+    ):
+        assert_placed(text, f"| {first} to {first + steps.SERIES_MAX - 1} | `{name}.…`", dtype)
+
+
+def assert_placed(text: str, line_start: str, dtype: np.dtype) -> None:
+    """What all kinds have is in a table, what one kind has in its line."""
+    types = {"<u8": "u64", "<i8": "i64", "<u4": "u32", "|u1": "u8", "|i1": "i8", "<u2": "u16", "<f8": "f64"}
+    line = next(line for line in text.splitlines() if line.startswith(line_start))
+    for name, (code, offset, *_) in (dtype.fields or {}).items():
+        if offset < 40:
+            assert f"| {offset} | {code.itemsize} | {types[code.str]} | `{name}` |" in text
+        else:
+            assert f"{types[code.str]} `{name}` at {offset}" in line
 
 
 def test_every_state_and_every_key_of_a_market_is_named() -> None:
@@ -141,6 +168,17 @@ def test_every_example_is_valid(what: str, name: str, text: str) -> None:
     assert set(json.loads(text)) <= {field.encode_name for field in msgspec.structs.fields(type(example))}
     if isinstance(example, messages.Columns):
         assert set(example.columns) == set(layout.TRADE.names or ())
+    if isinstance(example, messages.BarsResult):
+        assert list(example.columns) == list(steps.BAR.names or ())
+    if isinstance(example, messages.Bars):
+        [bar] = np.frombuffer(example.data, steps.BAR)
+        assert (bar["open_ns"], bar["instrument"], bar["state"]) == (
+            1_700_000_040_000_000_000,
+            1,
+            steps.BarState.CLOSED,
+        )
+        assert bar["number"] * bar["period_ns"] == bar["open_ns"]
+        assert example.cursor_first <= bar["cursor"] <= example.cursor_last
 
 
 def test_dumped_frames_are_what_is_really_sent() -> None:
