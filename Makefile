@@ -8,7 +8,7 @@
 UV := uv==0.13.9
 READY := .venv/.ready
 BIN := .venv/bin
-BENCHMARKS := ingest ring_latency fanout websocket flood live_feed idle
+BENCHMARKS := ingest ring_latency fanout websocket flood live_feed bars steps idle
 PYTEST ?= $(BIN)/python -m pytest
 
 .PHONY: setup run test lint format bench soak clean
@@ -26,13 +26,14 @@ $(READY): uv.lock pyproject.toml
 	  { echo "marketd: '$$python -m venv .venv' failed; on Debian and Ubuntu 'apt install python3-venv' gives it" >&2; exit 1; }; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'
 	$(BIN)/uv sync --quiet --frozen --inexact --extra daemon
+	$(BIN)/python -c 'from marketd.sample.warm_up import warm_up; warm_up()'
 	@touch $(READY)
 
 run: $(READY)
 	@$(BIN)/marketd demo
 
 test: $(READY)
-	$(PYTEST) -n 2 --dist worksteal
+	$(PYTEST) -n 3 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -261,7 +261,7 @@ class Run:
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(dir="/dev/shm", prefix="marketd-bench-")
         self.stop = context.Value("i", 0, lock=False)
-        self._processes: list[Any] = []
+        self.processes: list[Any] = []
 
     def __enter__(self) -> Run:
         folder = Path(self.folder)
@@ -277,9 +277,9 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.stop.value = 1
-        for process in self._processes:
+        for process in self.processes:
             process.terminate()
-        for process in self._processes:
+        for process in self.processes:
             process.join()
         unlink_bells(Path(self.folder) / "bells")
         shutil.rmtree(self.folder)
@@ -289,7 +289,7 @@ class Run:
         ours, theirs = context.Pipe()
         process = context.Process(target=target, args=(*args, theirs), daemon=True)
         process.start()
-        self._processes.append(process)
+        self.processes.append(process)
         return ours
 
 

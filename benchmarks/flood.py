@@ -20,11 +20,9 @@ import logging
 import multiprocessing
 import random
 import re
-import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +30,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
-import platformdirs
 import structlog
 import trio
 from wsproto import ConnectionType, WSConnection
@@ -42,6 +39,7 @@ from backends.binance import live
 from backends.binance.instruments import Host, parse_listed
 from backends.live import ConnectPlan
 from backends.recording import RECEIVED, RecordingReader, read_companions
+from benchmarks.environment import python_with
 from benchmarks.ingest import RECORDINGS
 from benchmarks.report import Figure, report
 from benchmarks.websocket import CLOSE, TEXT, frame
@@ -58,7 +56,6 @@ from marketd.supervise.messages import FeedSpec
 
 CRYPTOFEED = "cryptofeed==3.0.1"
 CRYPTOFEED_SIDE = Path(__file__).with_name("cryptofeed_side.py")
-INSTALL_TIMEOUT_S = 300.0
 MESSAGES = 60_000
 ROUNDS = 7
 LIST_BATCH = 300  # as many as a full read of the socket gives
@@ -76,7 +73,7 @@ def main() -> None:
     parser.add_argument("--python", default=">=3.13", help="for cryptofeed's environment: a file, or what uv may find")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    python = None if options.no_cryptofeed else cryptofeed_python(options.python)
+    python = None if options.no_cryptofeed else python_with(CRYPTOFEED, "cryptofeed", options.python)
     report(measure(read_flood(options.recording), python), json=options.json)
 
 
@@ -140,7 +137,7 @@ class OneAddress(live.BinanceUsdm):
     def __init__(self, config: live.BinanceConfig) -> None:
         super().__init__(config, "market")
         self._path = ""
-        self._kinds = ("trade", "quote")
+        self.kinds = ("trade", "quote")
 
 
 class Meter:
@@ -281,31 +278,6 @@ def ack(request: bytes) -> bytes:
 
 
 # --- cryptofeed's side --------------------------------------------------------------------------------------------
-
-
-def cryptofeed_python(wanted: str) -> Path | None:
-    """Return the Python of cryptofeed's environment, made if need be; None and a line on stderr when it can't be."""
-    folder = platformdirs.user_cache_path("marketd-benchmarks") / CRYPTOFEED.replace("==", "-")
-    python = folder / "bin" / "python"
-    if can_import(python):
-        return python
-    uv = [sys.executable, "-m", "uv"] if can_import(Path(sys.executable), "uv") else [shutil.which("uv") or "uv"]
-    try:
-        for arguments in (
-            ["venv", "--quiet", "--clear", "--python", wanted, str(folder)],
-            ["pip", "install", "--quiet", "--python", str(python), CRYPTOFEED],
-        ):
-            subprocess.run([*uv, *arguments], check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        print(f"no baseline: there is no environment with {CRYPTOFEED}: {said[0]}", file=sys.stderr)
-        return None
-    return python
-
-
-def can_import(python: Path, name: str = "cryptofeed") -> bool:
-    """Say whether a Python has a package."""
-    return python.exists() and not subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode
 
 
 @contextlib.contextmanager
