@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import numpy as np
 import typer
 
 from marketd.cli.bar_files import Form, encode, records, save
@@ -103,6 +102,8 @@ def _with_earlier(md: Client, newest: BarSeries, start_ns: int | None) -> BarSer
             oldest_ns = int(answers[-1].rows["open_ns"][0])
             answers.append(md.series(newest.fqme, newest.period, start_ns, oldest_ns, timeout_s=TIMEOUT_S))
             status.update(f"reading, {sum(map(len, answers)):,} bars so far")
+    import numpy as np  # here, since `--help` and the version shall be quick
+
     rows = np.concatenate([answer.rows for answer in reversed(answers)])
     return msgspec.structs.replace(newest, rows=rows, limited=False)
 

@@ -294,12 +294,13 @@ class Supervisor:
         self._changed = trio.Event()
         self._addresses: list[str] = []
         self.feeds = {name: FeedService(name, config, paths, self) for name in config.feeds}
-        self.sampler = Service("sampler", self._sampler_spec, lambda link: None) if config.bars.periods else None
+        self.sampler = self._sampler_service() if config.bars.periods else None
         self.history = self._history_service()
         self.gateway = Service(
             "gateway",
             self._gateway_spec,
             self._gateway_handlers,
+            self.feeds_changed,
             on_ready=self._gateway_ready,
             grace_s=GATEWAY_GRACE_S,
         )
@@ -347,7 +348,8 @@ class Supervisor:
     # --- telling actors ---
 
     def feeds_changed(self) -> None:
-        """Note that some feed has another state now, or is wanted; whom it concerns is told soon."""
+        """Note that some feed has another state now, or is wanted, or that an actor is new that knows its feeds only as
+        they were when its start began; whom it concerns is told soon."""
         self._changed.set()
 
     async def tell_actors(self) -> None:
@@ -386,6 +388,9 @@ class Supervisor:
             except ActorError as error:
                 log.debug("notify.failed", service=service.name, method=method, error=str(error))
 
+    def _sampler_service(self) -> Service:
+        return Service("sampler", self._sampler_spec, lambda link: None, self.feeds_changed)
+
     def _sampler_spec(self) -> ActorSpec:
         bars = self._config.bars
         spec = SamplerSpec(
@@ -403,7 +408,9 @@ class Supervisor:
         stored = any(not backends.load(feed.backend).recorded for feed in self.feeds.values())
         if not stored or not set(self._config.history.periods) & set(self._config.bars.periods):
             return None
-        return Service("history", self._history_spec, self._history_handlers, grace_s=HISTORY_GRACE_S)
+        return Service(
+            "history", self._history_spec, self._history_handlers, self.feeds_changed, grace_s=HISTORY_GRACE_S
+        )
 
     def _history_spec(self) -> ActorSpec:
         history = self._config.history
