@@ -87,10 +87,20 @@ class History(_Table, frozen=True):
 
 
 class Gateway(_Table, frozen=True):
-    """Where clients connect. ``unix`` makes a socket in the runtime folder as well."""
+    """Where clients connect.
+
+    Attributes:
+        listen: addresses of the protocol.
+        unix: makes a socket in the runtime folder as well.
+        http: addresses of HTTP: /v1/bars, /v1/instruments, /ws, /healthz, /readyz, /metrics; none for no HTTP.
+        hosts: names by which browsers may reach it, besides IP addresses and localhost.
+        limits: of each client.
+    """
 
     listen: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:7600"])
     unix: bool = True
+    http: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:7601"])
+    hosts: list[str] = []
     limits: LimitsSpec = LimitsSpec()
 
 
@@ -235,10 +245,17 @@ def _exists(path: Path) -> bool:
 def _check_listen(gateway: Gateway) -> list[str]:
     if not gateway.listen and not gateway.unix:
         return ["gateway.listen is empty and gateway.unix is false: nobody could connect; give one of them"]
-    problems = [f"gateway.listen: {problem}" for address in gateway.listen if (problem := _check_address(address))]
+    keys = {"gateway.listen": gateway.listen, "gateway.http": gateway.http}
+    problems = [
+        f"{key}: {problem}"
+        for key, addresses in keys.items()
+        for address in addresses
+        if (problem := _check_address(address))
+    ]
     # Port 0 takes a free one each time, so it may stand there twice.
-    twice = [address for address, count in Counter(gateway.listen).items() if count > 1 and not address.endswith(":0")]
-    return problems + [f"gateway.listen: {address!r} is there more than once" for address in twice]
+    counts = Counter(address for addresses in keys.values() for address in addresses if not address.endswith(":0"))
+    twice = [address for address, count in counts.items() if count > 1]
+    return problems + [f"gateway: {address!r} is there more than once, in listen or http" for address in twice]
 
 
 def _check_address(address: str) -> str | None:

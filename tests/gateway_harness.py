@@ -127,6 +127,7 @@ class FakeSupervisor:
         self.search_gate = trio.Event()
         self.search_gate.set()
         self.searching = 0
+        self.status = messages.StatusResult("0", "test", 1, 1.0, True, 0, [], [], [])
         self.link: Link
 
     def register(self, link: Link) -> None:
@@ -152,7 +153,7 @@ class FakeSupervisor:
         return list(self.infos.values())
 
     async def _status(self) -> messages.StatusResult:
-        return messages.StatusResult("0", "test", 1, 1.0, True, 0, [], [], [])
+        return self.status
 
     async def _backends(self) -> list[messages.BackendInfo]:
         return [messages.BackendInfo("sim", "simulated", list(self.infos))]
@@ -208,6 +209,11 @@ class Harness:
         return self.supervisor.addresses[0]
 
     @property
+    def http(self) -> str:
+        """The address of HTTP, with ``http://``."""
+        return next(address for address in self.supervisor.addresses if address.startswith("http://"))
+
+    @property
     def gateway(self) -> Gateway:
         """What run_gateway made."""
         gateway = getattr(self.actor.provider, "__self__", None)
@@ -234,10 +240,21 @@ class Harness:
 
 @contextlib.asynccontextmanager
 async def open_gateway(
-    *feeds: FakeFeed, listen: list[str] | None = None, limits: LimitsSpec | None = None
+    *feeds: FakeFeed,
+    listen: list[str] | None = None,
+    limits: LimitsSpec | None = None,
+    http: bool = False,
+    history_socket: str = "",
 ) -> AsyncIterator[Harness]:
-    """Run a gateway; it listens on a free port unless told otherwise."""
-    spec = GatewaySpec("test", listen or ["127.0.0.1:0"], limits or LimitsSpec())
+    """Run a gateway; it listens on a free port unless told otherwise, and on another for HTTP if that is wanted."""
+    spec = GatewaySpec(
+        "test",
+        listen or ["127.0.0.1:0"],
+        limits or LimitsSpec(),
+        history_socket,
+        ["127.0.0.1:0"] if http else [],
+        ["md.example.com"],
+    )
     supervisor = FakeSupervisor(list(feeds))
     to_gateway, at_gateway = trio.open_memory_channel[bytes](1024)
     to_supervisor, at_supervisor = trio.open_memory_channel[bytes](1024)

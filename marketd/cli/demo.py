@@ -95,7 +95,7 @@ def _config(address: str) -> str:
         "# Written by `marketd demo` each time it starts.\n"
         f'instance = "{INSTANCE}"\n\n'
         '[log]\nformat = "console"\n\n'
-        f"[gateway]\nlisten = [{json.dumps(address)}]\nunix = false\n\n"
+        f"[gateway]\nlisten = [{json.dumps(address)}]\nunix = false\nhttp = []\n\n"
         '[feeds.sim]\nbackend = "sim"\n'
     )
 

@@ -156,7 +156,7 @@ def _config_table(
     return {
         "instance": instance,
         "log": {"level": log_level},
-        "gateway": {"listen": [address], "unix": False},
+        "gateway": {"listen": [address], "unix": False, "http": []},
         "feeds": {
             name: {"backend": "replay", "files": [str(path)], "speed": speed, "wait_client": wait_client}
             for name, path in files.items()

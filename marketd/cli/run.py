@@ -38,6 +38,10 @@ def run(
         str | None,
         typer.Option("--address", "-a", metavar="HOST:PORT", help="Listen here, not at gateway.listen."),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help="Serve HTTP here, not at gateway.http; none for no HTTP."),
+    ] = None,
     base: Annotated[
         Path | None, typer.Option("--base", help="Keep state, runtime and cache files below this folder.")
     ] = None,
@@ -56,7 +60,7 @@ def run(
     if parent is not None:
         _end_with(parent)
     loaded, source = load(config)
-    whole = _with_options(loaded, instance, log_level, address)
+    whole = _with_options(loaded, instance, log_level, address, http)
     paths = Paths.for_instance(whole.instance, base)
     _configure_logs(whole)
     log = structlog.get_logger("marketd.cli.run")
@@ -83,14 +87,17 @@ def supervise(
         from marketd.supervise import supervisor
     if config.gateway.unix and len(os.fsencode(paths.socket)) > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(f"the path of the Unix socket is too long: {paths.socket}; or set gateway.unix = false")
-    _refuse_taken(config.gateway.listen)
+    _refuse_taken(config.gateway.listen, "--address")
+    _refuse_taken(config.gateway.http, "--http")
     return trio.run(
         partial(supervisor.run, config, paths, on_ready=on_ready, exit_when_done=exit_when_done),
         restrict_keyboard_interrupt_to_checkpoints=True,
     )
 
 
-def _with_options(config: Config, instance: str | None, log_level: str | None, address: str | None) -> Config:
+def _with_options(
+    config: Config, instance: str | None, log_level: str | None, address: str | None, http: str | None
+) -> Config:
     """Let the command line win over the file; its values are checked as the file's are."""
     import msgspec
 
@@ -103,6 +110,8 @@ def _with_options(config: Config, instance: str | None, log_level: str | None, a
         table["log"]["level"] = log_level
     if address is not None:
         table["gateway"]["listen"] = [address]
+    if http is not None:
+        table["gateway"]["http"] = [] if http == "none" else [http]
     return decode(table, "command line")
 
 
@@ -112,7 +121,7 @@ def _configure_logs(config: Config) -> None:
     logs.configure(config.log.level, config.log.format, "supervisor")
 
 
-def _refuse_taken(addresses: list[str]) -> None:
+def _refuse_taken(addresses: list[str], option: str) -> None:
     """Try each TCP address: a gateway that can't have it would be started again and again."""
     import errno
     import socket
@@ -130,7 +139,7 @@ def _refuse_taken(addresses: list[str]) -> None:
                 probe.bind((address.host, address.port))
             except OSError as error:
                 reason = "is in use" if error.errno == errno.EADDRINUSE else f"can't be listened at ({error.strerror})"
-                fail(f"the address {text} {reason}; give another with --address")
+                fail(f"the address {text} {reason}; give another with {option}")
 
 
 def _end_with(parent: int) -> None:

@@ -38,7 +38,7 @@ def parse_address(text: str) -> Address:
             raise ValueError(f"{text!r} names no socket; addresses are like {_EXAMPLES}")
         return Address(path=text.removeprefix("unix:"))
     if text.startswith(("ws://", "wss://")):
-        raise ValueError(f"{text!r}: WebSocket is not yet in this version; addresses are like {_EXAMPLES}")
+        raise ValueError(f"{text!r}: this client speaks no WebSocket; addresses are like {_EXAMPLES}")
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -19,20 +21,36 @@ import trio
 from marketd.errors import ActorError
 from marketd.gateway.decode import Refusal
 from marketd.gateway.feeds import Feeds
-from marketd.gateway.listen import address_of, open_listeners, peer_of, prepare, raise_file_limit
+from marketd.gateway.listen import accept, address_of, open_listeners, peer_of, prepare, raise_file_limit
+from marketd.gateway.manager import HistoryManager
 from marketd.gateway.session import Session, close_socket, leave
+from marketd.gateway.totals import Totals
 from marketd.gateway.wakeup import Wakeup
 from marketd.rpc.messages import ErrorCode
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.link import Link
-from marketd.supervise.messages import Demand, FeedInfo, Found, GatewayReady, GatewayReport, GatewaySpec, RouteFind
+from marketd.supervise.messages import (
+    HTTP_PREFIX,
+    Demand,
+    FeedInfo,
+    Found,
+    GatewayReady,
+    GatewayReport,
+    GatewaySpec,
+    RouteFind,
+)
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # trio's own is missing from the stubs
+
+    from marketd.web.server import WebServer
 
 FEEDS_TIMEOUT_S = 5.0
 FIND_TIMEOUT_S = 4.0
 TICK_S = 0.1
 LATE_TICK_S = 0.5
 STOP_S = 1.4  # flushing (1.0 s) and taking leave (0.3 s), and a little
-ACCEPT_RETRY_S = 0.1
+WEB_STOP_S = 1.2  # then what is still being answered is cut
 OWN_FILES = 512  # beside one for each client: segments, bells, listeners, and those being turned away
 TURNED_AWAY_MAX = 64  # clients that are being told that there are too many
 
@@ -47,11 +65,14 @@ async def run_gateway(actor: ActorHandle) -> None:
     """
     spec = actor.config(GatewaySpec)
     raise_file_limit(spec.limits.clients_max + OWN_FILES)
-    with open_listeners(spec.listen) as listeners, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        listeners = stack.enter_context(open_listeners(spec.listen))
+        web_listeners = stack.enter_context(open_listeners(spec.http, "gateway.http"))
         async with trio.open_nursery() as services:
             feeds = Feeds(services)
             stack.callback(feeds.close)
             gateway = Gateway(spec, actor.link, feeds)
+            web = _web_server(gateway, spec) if spec.http else None
             actor.link.handle("feeds_changed", list[FeedInfo], feeds.announce)
             actor.statistics(gateway.report)
             infos = await actor.link.request("feeds", result=list[FeedInfo], timeout_s=FEEDS_TIMEOUT_S)
@@ -61,15 +82,27 @@ async def run_gateway(actor: ActorHandle) -> None:
             async with trio.open_nursery() as clients:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
-                        accepting.start_soon(gateway.accept, listener, clients)
+                        accepting.start_soon(accept, listener, partial(gateway.let_in, clients))
+                    for listener in web_listeners:
+                        assert web is not None
+                        accepting.start_soon(accept, listener, partial(web.let_in, clients))
                     addresses = [address_of(listener) for listener in listeners]
+                    addresses += [HTTP_PREFIX + address_of(listener) for listener in web_listeners]
                     await actor.ready(GatewayReady(addresses))
                     log.info("gateway.listening", addresses=addresses)
                     await actor.stopping.wait()
                     accepting.cancel_scope.cancel()
                 clients.cancel_scope.deadline = trio.current_time() + STOP_S
+                if web is not None:
+                    services.start_soon(web.stop, WEB_STOP_S)
                 await gateway.stop_sessions()
             services.cancel_scope.cancel()
+
+
+def _web_server(gateway: Gateway, spec: GatewaySpec) -> WebServer:
+    from marketd.web.server import WebServer  # here: who has no HTTP need not wait for its libraries
+
+    return WebServer(gateway, spec.hosts)
 
 
 class Gateway:
@@ -78,7 +111,7 @@ class Gateway:
     Attributes:
         instance: the daemon's.
         limits: of each client.
-        history_socket: where the history manager answers; empty where nothing is stored.
+        history: whom to ask for what is stored.
         link: to the supervisor.
         feeds: what there is to read.
         sessions: the clients that are connected.
@@ -87,54 +120,46 @@ class Gateway:
     def __init__(self, spec: GatewaySpec, link: Link, feeds: Feeds) -> None:
         self.instance = spec.instance
         self.limits = spec.limits
-        self.history_socket = spec.history_socket
+        self.history = HistoryManager(spec.history_socket)
         self.link = link
         self.feeds = feeds
         self.sessions: set[Session] = set()
         self._numbers = itertools.count(1)
+        self._gone = Totals()
         self._turned_away = 0
         self._demand = Wakeup()
 
     # --- clients come and go ---
 
-    async def accept(self, listener: socket.socket, clients: trio.Nursery) -> None:
-        """Let clients in, until cancelled."""
-        failing = False
-        while True:
-            await trio.lowlevel.wait_readable(listener.fileno())
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                # A client that left again, or no file descriptors: the next moment may be better.
-                if not failing:
-                    log.warning("accept.failed", error=str(error), clients=len(self.sessions))
-                failing = True
-                await trio.sleep(ACCEPT_RETRY_S)
-                continue
-            failing = False
-            self._let_in(sock, clients)
-
-    def _let_in(self, sock: socket.socket, clients: trio.Nursery) -> None:
+    def let_in(self, clients: trio.Nursery, sock: socket.socket) -> None:
+        """Take a client that has just connected."""
         try:
             prepare(sock)
             address = peer_of(sock)
         except OSError:  # it has left again
             sock.close()
             return
-        serve = self._serve if len(self.sessions) < self.limits.clients_max else self._turn_away
-        clients.start_soon(serve, sock, address)
+        clients.start_soon(self._turn_away if self.full else self.serve, sock, address)
 
-    async def _serve(self, sock: socket.socket, address: str) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether there are as many clients as may be."""
+        return len(self.sessions) >= self.limits.clients_max
+
+    async def serve(
+        self, sock: socket.socket, address: str, task_status: TaskStatus[Session] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve a client, from ``hello`` on, until either side has had enough."""
         session = Session(sock, address, next(self._numbers), self)
         self.sessions.add(session)
         self.feeds.subscribers.add(session)
+        task_status.started(session)
         try:
             await session.run()
         finally:
             self.sessions.discard(session)
             self.feeds.subscribers.discard(session)
+            self._gone = self._gone.plus([session.writer])
 
     async def _turn_away(self, sock: socket.socket, address: str) -> None:
         log.warning("client.turned_away", address=address, clients=len(self.sessions))
@@ -174,6 +199,10 @@ class Gateway:
         """What every pulse tells."""
         now_s = trio.current_time()
         return GatewayReport([session.status(now_s) for session in self.sessions])
+
+    def totals(self) -> Totals:
+        """What was done for all clients so far."""
+        return self._gone.plus(session.writer for session in self.sessions)
 
     def demand_changed(self) -> None:
         """Note that feeds have more or fewer subscriptions now."""

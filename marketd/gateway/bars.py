@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from marketd.errors import SegmentError
 from marketd.gateway.decode import Refusal, shown
 from marketd.gateway.fanout import plain
-from marketd.gateway.history import NoHistory, stored_rows
+from marketd.gateway.history import stored_rows
+from marketd.gateway.manager import NoHistory
 from marketd.gateway.names import resolve
 from marketd.periods import parse_any, parse_period
 from marketd.ring.bars import BarsReader, rows_of

@@ -1,15 +1,14 @@
 """What the history manager answers: bars of any time that is held, what is known of them, and asking for more.
 
-Each request has a connection of its own to the manager's socket. Batches go to the client as it takes them: the manager
-waits for the slowest reader of one request, and nobody else does.
+Batches go to the client as it takes them: the manager waits for the slowest reader of one request, and nobody else
+does.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import trio
 from numpy.typing import NDArray
@@ -20,21 +19,10 @@ from marketd.gateway.decode import Refusal, shown
 from marketd.gateway.encode import encode_batch, encode_notification
 from marketd.gateway.feeds import Feeds
 from marketd.gateway.selection import split
-from marketd.history.wire import (
-    DATA,
-    ERROR,
-    BarsQuery,
-    CoverageQuery,
-    GapsQuery,
-    Left,
-    LeftQuery,
-    Query,
-    WantQuery,
-)
+from marketd.history.wire import BarsQuery, CoverageQuery, GapsQuery, Left, LeftQuery, WantQuery
 from marketd.periods import parse_period
 from marketd.ring.steps import BAR
 from marketd.rpc import messages
-from marketd.rpc.framing import PREFIX, frame
 from marketd.rpc.messages import ErrorCode, Request
 
 if TYPE_CHECKING:
@@ -42,27 +30,21 @@ if TYPE_CHECKING:
 
 PROGRESS_S = 0.25
 
-R = TypeVar("R")
-
-
-class NoHistory(Exception):  # noqa: N818 - a state that passes
-    """The history manager is not there."""
-
 
 async def history(session: Session, params: messages.HistoryParams, request: Request) -> messages.HistoryResult:
     """Stream bars of some instruments, one after the other."""
-    _check_range(params.start_ns, params.end_ns, "history")
+    check_range(params.start_ns, params.end_ns, "history")
     period = parse_period(_period(params.period))
     feeds = session.gateway.feeds
     await feeds.learn()
     series = []
     names, globs = split(params.instruments)
-    for fqme in [*_spelled(feeds, names), *_matching(feeds, globs)]:
+    for fqme in [*spelled(feeds, names), *matching(feeds, globs)]:
         query = BarsQuery(
             fqme, params.period, params.start_ns, params.end_ns, params.limit, params.order, params.columns
         )
         try:
-            async for found in _ask(session, query, messages.HistorySeries):
+            async for found in session.gateway.history.ask(query, messages.HistorySeries):
                 if isinstance(found, messages.HistorySeries):
                     series.append(found)
                     continue
@@ -78,28 +60,30 @@ async def coverage(session: Session, params: messages.CoverageParams, _request: 
     """Say what is known of a stored series."""
     fqme, period = await _one(session, params.fqme), _period(params.period)
     query = CoverageQuery(fqme, period, params.start_ns, params.end_ns)
-    return messages.CoverageResult(fqme, period, await _result(session, query, list[messages.CoverageSpan]))
+    return messages.CoverageResult(
+        fqme, period, await session.gateway.history.result(query, list[messages.CoverageSpan])
+    )
 
 
 async def gaps(session: Session, params: messages.CoverageParams, _request: Request) -> messages.GapsResult:
     """Say which bars a stored series lacks."""
     fqme, period = await _one(session, params.fqme), _period(params.period)
     query = GapsQuery(fqme, period, params.start_ns, params.end_ns)
-    return messages.GapsResult(fqme, period, await _result(session, query, list[messages.GapSpan]))
+    return messages.GapsResult(fqme, period, await session.gateway.history.result(query, list[messages.GapSpan]))
 
 
 async def backfill(session: Session, params: messages.BackfillParams, request: Request) -> messages.BackfillResult:
     """Let a range be asked of the venue, and tell how far that is until it is there."""
     end_ns = SystemClock().now_ns() if params.end_ns is None else params.end_ns
-    _check_range(params.start_ns, end_ns, "backfill")
+    check_range(params.start_ns, end_ns, "backfill")
     fqme, period = await _one(session, params.fqme), _period(params.period)
-    left = await _result(session, WantQuery(fqme, period, params.start_ns, end_ns), Left)
+    left = await session.gateway.history.result(WantQuery(fqme, period, params.start_ns, end_ns), Left)
     while not left.over:
         progress = messages.BackfillProgress(request.id, left.bars, left.missing, left.detail)
         await session.writer.wait_room()
         session.put(encode_notification("backfill.progress", progress))
         await trio.sleep(PROGRESS_S)
-        left = await _result(session, LeftQuery(fqme, period, params.start_ns, end_ns), Left)
+        left = await session.gateway.history.result(LeftQuery(fqme, period, params.start_ns, end_ns), Left)
     return messages.BackfillResult(fqme, period, left.bars, left.missing, left.detail)
 
 
@@ -115,7 +99,7 @@ async def stored_rows(
     query = BarsQuery(fqme, params.period, params.start_ns, params.end_ns, params.limit, params.order, None, rows=True)
     data = bytearray()
     series: messages.HistorySeries | None = None
-    async for found in _frames(session, query, messages.HistorySeries):
+    async for found in session.gateway.history.answers(query, messages.HistorySeries):
         if isinstance(found, messages.HistorySeries):
             series = found
         else:
@@ -124,97 +108,29 @@ async def stored_rows(
     return np.frombuffer(bytes(data), BAR), series
 
 
-# --- asking -----------------------------------------------------------------------------------------------------------
-
-
-async def _result(session: Session, query: Query, type_: type[R]) -> R:
-    result: R | None = None
-    async for found in _ask(session, query, type_):
-        if not isinstance(found, bytearray):
-            result = found
-    assert result is not None
-    return result
-
-
-async def _ask(session: Session, query: Query, type_: type[R]) -> AsyncIterator[R | bytearray]:
-    try:
-        async for found in _frames(session, query, type_):
-            yield found
-    except NoHistory as error:
-        raise Refusal(ErrorCode.UNAVAILABLE, f"history can't be answered right now: {error}") from error
-
-
-async def _frames(session: Session, query: Query, type_: type[R]) -> AsyncIterator[R | bytearray]:
-    """Yield data as it comes, and the result at the end.
-
-    Raises:
-        NoHistory: there is no history manager, or it went away.
-        Refusal: it said no.
-    """
-    path = session.gateway.history_socket
-    if not path:
-        raise NoHistory("this daemon stores nothing: history.periods is empty, or has no period that bars are made of")
-    try:
-        stream = await trio.open_unix_socket(path)
-        async with stream:
-            await stream.send_all(frame(msgspec.msgpack.encode(query)))
-            async for tag, body in _answers(stream.socket):
-                if tag == DATA:
-                    yield body
-                elif tag == ERROR:
-                    code, text = msgspec.msgpack.decode(body, type=tuple[str, str])
-                    raise Refusal(_code(code), f"{type(query).__struct_config__.tag}: {text}")
-                else:
-                    yield msgspec.msgpack.decode(body, type=type_)
-                    return
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise NoHistory(f"the history manager is not there: {error}") from error
-    raise NoHistory("the history manager went away in the middle of its answer")
-
-
-async def _answers(sock: trio.socket.SocketType) -> AsyncIterator[tuple[bytes, bytearray]]:
-    """Yield the tag and the body of each frame. What may be megabytes is read into its place, and not copied."""
-    while head := await _exactly(sock, PREFIX.size + 1):
-        yield bytes(head[PREFIX.size :]), await _exactly(sock, PREFIX.unpack_from(head)[0] - 1)
-
-
-async def _exactly(sock: trio.socket.SocketType, size: int) -> bytearray:
-    """Read so many bytes; none if there are no more."""
-    data = bytearray(size)
-    have = 0
-    while have < size:
-        got = await sock.recv_into(memoryview(data)[have:])
-        if not got:
-            return bytearray()
-        have += got
-    return data
-
-
-def _code(text: str) -> ErrorCode:
-    return next((code for code in ErrorCode if code.name.lower() == text), ErrorCode.UNAVAILABLE)
-
-
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
 
 async def _one(session: Session, name: str) -> str:
     await session.gateway.feeds.learn()
-    return _spelled(session.gateway.feeds, [name])[0]
+    return spelled(session.gateway.feeds, [name])[0]
 
 
-def _spelled(feeds: Feeds, names: Iterable[str]) -> list[str]:
+def spelled(feeds: Feeds, names: Iterable[str]) -> list[str]:
     """Write names as the feeds do; those that none has may still be stored."""
     found = ((feeds.find(name), name) for name in names)
     return sorted(name if known is None else known[1] for known, name in found)
 
 
-def _matching(feeds: Feeds, globs: Iterable[str]) -> list[str]:
+def matching(feeds: Feeds, globs: Iterable[str]) -> list[str]:
+    """Return the names of the feeds' instruments that globs mean, sorted."""
     patterns = [glob_pattern(glob) for glob in globs]
     names = {name for feed in feeds.by_name.values() for name in feed.names}
     return sorted(name for name in names if any(pattern.match(name) for pattern in patterns))
 
 
-def _check_range(start_ns: int | None, end_ns: int | None, method: str) -> None:
+def check_range(start_ns: int | None, end_ns: int | None, method: str) -> None:
+    """Raise Refusal for a range that ends before it begins."""
     if start_ns is not None and end_ns is not None and end_ns < start_ns:
         raise Refusal(ErrorCode.INVALID_PARAMS, f"{method}: end_ns is before start_ns", key="params.end_ns")
 

@@ -7,8 +7,11 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import structlog
+import trio
 
 from marketd.errors import ConfigError
 
@@ -17,20 +20,46 @@ BACKLOG = 512
 PORT_MAX = 65535
 SEND_BUFFER_BYTES = 256 * 1024  # Linux doubles it. More would only let a slow client's rows grow old in the kernel.
 KEEPALIVE_IDLE_S = 60
+ACCEPT_RETRY_S = 0.1
+
+log = structlog.get_logger("marketd.gateway")
 
 
 @contextlib.contextmanager
-def open_listeners(addresses: list[str]) -> Iterator[list[socket.socket]]:
+def open_listeners(addresses: list[str], key: str = "gateway.listen") -> Iterator[list[socket.socket]]:
     """Listen on ``host:port`` and ``unix:/path`` addresses; leaving it closes them and removes the socket files.
+
+    Args:
+        key: of the configuration, where the addresses are.
 
     Raises:
         ConfigError: one of them can't be listened on; the text says which and why.
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(_open_unix(address) if address.startswith(UNIX_PREFIX) else _open_tcp(address))
+            stack.enter_context((_open_unix if address.startswith(UNIX_PREFIX) else _open_tcp)(address, key))
             for address in addresses
         ]
+
+
+async def accept(listener: socket.socket, let_in: Callable[[socket.socket], None]) -> None:
+    """Let clients in, until cancelled."""
+    failing = False
+    while True:
+        await trio.lowlevel.wait_readable(listener.fileno())
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            # A client that left again, or no file descriptors: the next moment may be better.
+            if not failing:
+                log.warning("accept.failed", error=str(error))
+            failing = True
+            await trio.sleep(ACCEPT_RETRY_S)
+            continue
+        failing = False
+        let_in(sock)
 
 
 def raise_file_limit(files: int) -> None:
@@ -70,38 +99,38 @@ def _host_port(name: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _refusal(address: str, error: OSError | str) -> ConfigError:
+def _refusal(address: str, key: str, error: OSError | str) -> ConfigError:
     reason = error if isinstance(error, str) else os.strerror(error.errno) if error.errno else str(error)
     return ConfigError(
-        f"gateway.listen: can't listen on {address}: {reason}; give host:port (port 0 takes a free one) or unix:/path, "
+        f"{key}: can't listen on {address}: {reason}; give host:port (port 0 takes a free one) or unix:/path, "
         "none of them in use by another program"
     )
 
 
 @contextlib.contextmanager
-def _open_tcp(address: str) -> Iterator[socket.socket]:
+def _open_tcp(address: str, key: str) -> Iterator[socket.socket]:
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or int(port) > PORT_MAX:  # getaddrinfo would take it modulo 65536
-        raise _refusal(address, f"{port!r} is no port from 0 to {PORT_MAX}")
+        raise _refusal(address, key, f"{port!r} is no port from 0 to {PORT_MAX}")
     try:
         family, kind, protocol, _, name = socket.getaddrinfo(
             host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise _refusal(address, str(error)) from error
+        raise _refusal(address, key, str(error)) from error
     with socket.socket(family, kind, protocol) as listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(name)
             listener.listen(BACKLOG)
         except OSError as error:
-            raise _refusal(address, error) from error
+            raise _refusal(address, key, error) from error
         listener.setblocking(False)
         yield listener
 
 
 @contextlib.contextmanager
-def _open_unix(address: str) -> Iterator[socket.socket]:
+def _open_unix(address: str, key: str) -> Iterator[socket.socket]:
     path = Path(address.removeprefix(UNIX_PREFIX))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
@@ -111,7 +140,7 @@ def _open_unix(address: str) -> Iterator[socket.socket]:
             listener.bind(str(path))
             listener.listen(BACKLOG)
         except OSError as error:
-            raise _refusal(address, error if error.errno else str(error)) from error
+            raise _refusal(address, key, error if error.errno else str(error)) from error
         listener.setblocking(False)
         inode = path.stat().st_ino
         try:

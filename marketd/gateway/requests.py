@@ -23,6 +23,7 @@ from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
 
 if TYPE_CHECKING:
+    from marketd.gateway.actor import Gateway
     from marketd.gateway.session import Session
 
 HEARTBEAT_S_MIN = 0.25
@@ -138,21 +139,30 @@ async def ping(_session: Session, params: messages.PingParams, _request: Request
 
 
 async def instrument(session: Session, params: messages.InstrumentParams, _request: Request) -> messages.Result:
-    """Look an instrument up in the feeds' tables, and then in the lists of what their venues offer besides."""
-    feeds = session.gateway.feeds
+    """See :func:`look_up`."""
+    return await look_up(session.gateway, params.fqme)
+
+
+async def look_up(gateway: Gateway, fqme: str) -> messages.InstrumentResult:
+    """Look an instrument up in the feeds' tables, and then in the lists of what their venues offer besides.
+
+    Raises:
+        Refusal: nobody has it.
+    """
+    feeds = gateway.feeds
     await feeds.learn()
-    found = feeds.find(params.fqme)
-    if found is None and (offered := await session.gateway.find([params.fqme])):
+    found = feeds.find(fqme)
+    if found is None and (offered := await gateway.find([fqme])):
         market = offered[0].market
         feed = feeds.by_name.get(offered[0].feed)
         epoch = feed.epoch if feed is not None else 0
         return messages.InstrumentResult(market.fqme, offered[0].feed, 0, epoch, "unknown", market)
     if found is None:
-        close = await suggest(feeds, [params.fqme])
+        close = await suggest(feeds, [fqme])
         raise Refusal(
             ErrorCode.UNKNOWN_INSTRUMENT,
-            f"no feed has an instrument {shown(params.fqme)}" + (f"; close to it: {', '.join(close)}" if close else ""),
-            unknown=[params.fqme],
+            f"no feed has an instrument {shown(fqme)}" + (f"; close to it: {', '.join(close)}" if close else ""),
+            unknown=[fqme],
             close=close,
         )
     feed, name = found

@@ -11,6 +11,7 @@ from marketd.gateway.decode import Refusal, shown
 from marketd.gateway.encode import encode_notification
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
+from marketd.supervise.link import Link
 from marketd.supervise.messages import RouteRecord, RouteSearch
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ _CODES = {
 
 async def status(session: Session, _params: messages.EmptyParams, _request: Request) -> messages.StatusResult:
     """Ask the supervisor."""
-    return await _ask(session, "status", None, messages.StatusResult, ANSWER_TIMEOUT_S)
+    return await daemon_status(session.gateway.link)
+
+
+async def daemon_status(link: Link) -> messages.StatusResult:
+    """Ask the supervisor for the state of the whole daemon. Raises Refusal: it does not answer."""
+    return await _ask(link, "status", None, messages.StatusResult, ANSWER_TIMEOUT_S)
 
 
 async def backends(session: Session, _params: messages.EmptyParams, _request: Request) -> messages.BackendsResult:
     """Ask the supervisor."""
-    found = await _ask(session, "backends", None, list[messages.BackendInfo], ANSWER_TIMEOUT_S)
+    found = await _ask(session.gateway.link, "backends", None, list[messages.BackendInfo], ANSWER_TIMEOUT_S)
     return messages.BackendsResult(found)
 
 
@@ -50,7 +56,7 @@ async def record(session: Session, params: messages.RecordParams, _request: Requ
         )
     route = RouteRecord(params.feed, params.name, params.duration_s)
     timeout_s = params.duration_s + ANSWER_TIMEOUT_S + ROUTE_MARGIN_S
-    return await _ask(session, "record", route, messages.RecordResult, timeout_s)
+    return await _ask(session.gateway.link, "record", route, messages.RecordResult, timeout_s)
 
 
 async def search(session: Session, params: messages.SearchParams, request: Request) -> messages.SearchResult:
@@ -81,9 +87,9 @@ async def search(session: Session, params: messages.SearchParams, request: Reque
     return messages.SearchResult(count, sorted(failed))
 
 
-async def _ask(session: Session, method: str, params: object, result: type[R], timeout_s: float) -> R:
+async def _ask(link: Link, method: str, params: object, result: type[R], timeout_s: float) -> R:
     try:
-        return await session.gateway.link.request(method, params, result=result, timeout_s=timeout_s)
+        return await link.request(method, params, result=result, timeout_s=timeout_s)
     except RequestRefused as error:
         raise Refusal(_CODES.get(error.code, ErrorCode.UNAVAILABLE), str(error)) from error
     except ActorError as error:

@@ -61,6 +61,7 @@ class Session:
         requests_running: how many requests are answered in tasks of their own.
         searching: lets a few searches through at a time.
         slow: whether it was told that it is about to lose rows.
+        ended: why its connection ends, in a word or two; empty before.
     """
 
     def __init__(self, sock: socket.socket, address: str, number: int, gateway: Gateway) -> None:
@@ -82,7 +83,7 @@ class Session:
         self._undrained_bytes = sys.maxsize
         self._ticks = number  # so that not all clients are told of progress at once
         self.slow = False
-        self._ended = ""
+        self.ended = ""
 
     # --- its life ---
 
@@ -98,14 +99,14 @@ class Session:
                 await leave(self._socket)
         except Exception:
             log.exception("client.failed", client=self.number)
-            self._ended = "failed"
+            self.ended = "failed"
         finally:
             self.subscriptions.clear()
             self.follows_changed()
             close_socket(self._socket)
             writer = self.writer
             facts = {"rows": writer.rows_sent, "bytes": writer.bytes_sent, "lost": writer.lost}
-            log.info("client.gone", client=self.number, reason=self._ended or "cancelled", **facts)
+            log.info("client.gone", client=self.number, reason=self.ended or "cancelled", **facts)
 
     def begin(self, params: messages.HelloParams, heartbeat_s: float) -> None:
         """Take hello."""
@@ -129,7 +130,7 @@ class Session:
         self.writer.finish(self._closing_notice)
 
     def _end(self, reason: str) -> None:
-        self._ended = self._ended or reason
+        self.ended = self.ended or reason
         self._reading.cancel()
         scope = self.nursery.cancel_scope
         scope.deadline = min(scope.deadline, trio.current_time() + FLUSH_S)
@@ -143,7 +144,7 @@ class Session:
         try:
             await self.writer.run()
         except OSError as error:
-            self._ended = self._ended or f"connection lost: {error.strerror}"
+            self.ended = self.ended or f"connection lost: {error.strerror}"
 
     # --- requests ---
 
@@ -227,7 +228,7 @@ class Session:
 
     def tick(self, now_s: float) -> None:
         """Do what time alone makes due. Called a few times a second."""
-        if self._ended:
+        if self.ended:
             return
         self._notice_lag()
         self._notice_draining(now_s)

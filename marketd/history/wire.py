@@ -1,7 +1,7 @@
 """What a gateway asks the history manager, over its Unix socket: one query a connection, and what comes of it.
 
 query  -> frame: a tagged struct in MessagePack
-answer <- frames: b"d" data (of bars: an Arrow IPC stream, cut anywhere; or rows of a step ring),
+answer <- frames: b"d" data (of bars: messages of an Arrow IPC stream, each whole; or rows of a step ring),
                   then b"r" the result in MessagePack, or b"e" [code, text]
 """
 

@@ -124,13 +124,21 @@ class LimitsSpec(msgspec.Struct, frozen=True):
     stall_timeout_s: float = 10.0
 
 
+HTTP_PREFIX = "http://"
+
+
 class GatewaySpec(msgspec.Struct, frozen=True):
-    """``listen``: ``host:port`` and ``unix:/path`` addresses. Port 0 takes a free one."""
+    """``listen``, ``http``: ``host:port`` and ``unix:/path`` addresses. Port 0 takes a free one.
+
+    ``hosts``: names by which browsers may reach it. ``history_socket``: empty where nothing is stored.
+    """
 
     instance: str
     listen: list[str]
     limits: LimitsSpec = LimitsSpec()
     history_socket: str = ""
+    http: list[str] = []
+    hosts: list[str] = []
 
 
 # --- supervisor -> feed ---
@@ -268,7 +276,7 @@ class SamplerReport(msgspec.Struct, frozen=True):
 
 
 class GatewayReady(msgspec.Struct, frozen=True):
-    """The addresses that are really listened on."""
+    """The addresses that are really listened on; those of HTTP begin with :data:`HTTP_PREFIX`."""
 
     addresses: list[str]
 

@@ -39,6 +39,7 @@ from marketd.rpc.messages import (
 from marketd.supervise.actor import Child, Tree, open_tree
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
+    HTTP_PREFIX,
     ROUTE_S,
     ActorSpec,
     Demand,
@@ -441,15 +442,20 @@ class Supervisor:
     # --- what a gateway may ask ---
 
     def _gateway_spec(self) -> ActorSpec:
-        listen = list(self._addresses or self._config.gateway.listen)  # a successor takes the very same addresses
+        gateway = self._config.gateway
+        # A successor takes the very same addresses.
+        http = [address.removeprefix(HTTP_PREFIX) for address in self._addresses if address.startswith(HTTP_PREFIX)]
+        listen = [address for address in self._addresses if not address.startswith(HTTP_PREFIX)] or list(gateway.listen)
         unix = f"unix:{self._paths.socket}"
-        if self._config.gateway.unix and unix not in listen:
+        if gateway.unix and unix not in listen:
             listen.append(unix)
         spec = GatewaySpec(
             instance=self._config.instance,
             listen=listen,
-            limits=self._config.gateway.limits,
+            limits=gateway.limits,
             history_socket=str(self._paths.history_socket) if self.history is not None else "",
+            http=http or gateway.http,
+            hosts=gateway.hosts,
         )
         return _actor_spec("gateway", "marketd.gateway.actor:run_gateway", spec, self._config)
 

@@ -105,8 +105,8 @@ def compile_bars() -> None:
 def running(folder: Path, config: str, *, instance: str | None = None, wait: bool = True) -> Iterator[Daemon]:
     """Run a daemon with this TOML (less instance and gateway address, which are chosen here).
 
-    Without a table ``[bars]`` it makes none, and has no sampler: what is not about bars need not wait for them; without
-    a table ``[history]`` it stores nothing.
+    Without a key ``http`` it serves none. Without a table ``[bars]`` it makes none, and has no sampler: what is not
+    about bars need not wait for them; without a table ``[history]`` it stores nothing.
     """
     instance = instance or f"test-{os.getpid()}-{next(_numbers)}"
     folder = folder / instance
@@ -117,6 +117,8 @@ def running(folder: Path, config: str, *, instance: str | None = None, wait: boo
         "CACHE_DIRECTORY": str(folder / "cache"),
     }
     text = config if "[gateway]" in config else f'{config}\n[gateway]\nlisten = ["127.0.0.1:0"]\n'
+    if "http =" not in text:
+        text = text.replace("[gateway]\n", "[gateway]\nhttp = []\n")
     if "[bars" not in text:
         text += "[bars]\nperiods = []\n"
     else:

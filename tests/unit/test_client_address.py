@@ -32,8 +32,8 @@ def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["ws://host:7680/ws", "wss://host/ws"])
-def test_websocket_addresses_are_said_to_be_for_later(text: str) -> None:
-    with pytest.raises(ValueError, match="not yet in this version"):
+def test_websocket_addresses_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="this client speaks no WebSocket"):
         parse_address(text)
 
 

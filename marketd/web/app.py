@@ -1,0 +1,81 @@
+"""Which address answers what. The handlers are in the modules that are named after what they serve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+
+from marketd.gateway.decode import Refusal
+from marketd.rpc.messages import ErrorCode
+from marketd.web.bars import bars
+from marketd.web.health import healthz, metrics, readyz
+from marketd.web.instruments import instrument, instruments
+from marketd.web.origin import OriginGuard
+from marketd.web.websocket import conversation
+
+if TYPE_CHECKING:
+    from marketd.gateway.actor import Gateway
+
+ROUTES = (
+    Route("/v1/bars", bars),
+    Route("/v1/instruments", instruments),
+    Route("/v1/instruments/{fqme:path}", instrument),
+    Route("/healthz", healthz),
+    Route("/readyz", readyz),
+    Route("/metrics", metrics),
+    WebSocketRoute("/ws", conversation),
+)
+_STATUS = {
+    ErrorCode.INVALID_PARAMS: 400,
+    ErrorCode.LIMIT_EXCEEDED: 400,
+    ErrorCode.UNKNOWN_INSTRUMENT: 404,
+    ErrorCode.UNKNOWN_FEED: 404,
+    ErrorCode.UNAVAILABLE: 503,
+}
+
+log = structlog.get_logger("marketd.web")
+
+
+def make_app(gateway: Gateway, hosts: list[str]) -> OriginGuard:
+    """Return the application.
+
+    Args:
+        gateway: what the handlers find as ``request.app.state.gateway``.
+        hosts: names by which browsers may reach it, besides this machine's own addresses.
+    """
+    app = Starlette(
+        routes=ROUTES,
+        exception_handlers={Refusal: _refused, HTTPException: _http_error, Exception: _failed},
+    )
+    app.state.gateway = gateway
+    return OriginGuard(app, hosts)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _problem(_STATUS.get(error.code, 500), error.code.name.lower(), str(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = error.detail
+    if error.status_code == 404:
+        sentence = f"there is no {request.url.path}; there are {', '.join(route.path for route in ROUTES)}"
+    return _problem(error.status_code, "not_found" if error.status_code == 404 else "invalid_request", sentence)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    log.error("http.failed", path=request.url.path, exc_info=error)
+    return _problem(500, "internal", "it failed for a reason of the daemon's own; its log has it")
+
+
+def _problem(status: int, code: str, sentence: str) -> Response:
+    body = msgspec.json.encode({"error": {"code": code, "message": sentence}}) + b"\n"
+    return Response(body, status, media_type="application/json")

@@ -1,0 +1,242 @@
+"""HTTP, its pure parts: files of tables, parameters, metrics, and which pages may talk to us."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.datastructures import QueryParams
+
+from marketd.gateway.decode import Refusal
+from marketd.gateway.totals import Totals
+from marketd.periods import parse_period
+from marketd.ring.steps import BarState
+from marketd.rpc import messages
+from marketd.web import formats
+from marketd.web.formats import bars_batch, bars_schema, open_writer
+from marketd.web.health import readiness
+from marketd.web.metrics import exposition
+from marketd.web.origin import OriginGuard
+from marketd.web.query import Query
+from storage.schema import BARS, Provenance
+
+NAMES = ["btc/usdt.spot.sim", "eth/usdt.spot.sim"]
+FACTS = {"period": "1s", "series": [{"fqme": NAMES[0], "missing": [[1, 2]]}]}
+
+
+def stored(first: int, rows: int, columns: Sequence[str] = formats.BAR_COLUMNS) -> pa.RecordBatch:
+    """Bars as the store has them; the second one is missing, and nobody knows its prices."""
+    values: dict[str, Any] = {name: np.arange(first, first + rows) + 0.1 for name in BARS.floats}
+    for name in ("open", "high", "low", "close"):
+        values[name][1] = math.nan
+    values["open_ns"] = (first + np.arange(rows)) * 10**9
+    values["state"] = np.full(rows, BarState.CLOSED)
+    values["state"][1] = BarState.MISSING
+    values["provenance"] = np.full(rows, Provenance.BACKFILLED)
+    values |= {name: np.arange(rows) for name in ("trade_count", "first_id", "last_id")}
+    schema = pa.schema([BARS.arrow.field(name) for name in columns])
+    return pa.RecordBatch.from_arrays(
+        [pa.array(values[field.name]).cast(field.type) for field in schema], schema=schema
+    )
+
+
+def file_of(form: str, *, named: bool, columns: Sequence[str] = formats.BAR_COLUMNS, rows: int = 3) -> bytes:
+    schema = bars_schema(columns, named=named)
+    writer = open_writer(form, "bars", schema)
+    parts = [writer.begin()]
+    for place in range(2 if named else 1):
+        parts += [writer.rows(bars_batch(stored(n, rows, columns), schema, NAMES, place)) for n in (0, 100)]
+    return b"".join([*parts, writer.end(FACTS)])
+
+
+def read(form: str, data: bytes) -> pl.DataFrame:
+    if form == "json":
+        return pl.DataFrame(json.loads(data)["bars"])
+    file = io.BytesIO(data)
+    readers = {"csv": pl.read_csv, "arrow": pl.read_ipc_stream, "parquet": pl.read_parquet}
+    return readers[form](file).with_columns(pl.col(pl.Categorical).cast(pl.String))
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+@pytest.mark.parametrize("named", [True, False])
+def test_every_format_says_the_same(form: str, named: bool) -> None:
+    frame = read(form, file_of(form, named=named))
+    assert frame.columns == ["instrument"] * named + list(formats.BAR_COLUMNS)
+    assert len(frame) == (12 if named else 6)
+    assert frame["open_ns"][:6].to_list() == [0, 10**9, 2 * 10**9, 100 * 10**9, 101 * 10**9, 102 * 10**9]
+    assert frame["close"][:3].to_list() == [0.1, None, 2.1]
+    assert frame["state"][:3].to_list() == ["closed", "missing", "closed"]
+    assert set(frame["provenance"]) == {"backfilled"}
+    if named:
+        assert frame["instrument"].to_list() == [NAMES[0]] * 6 + [NAMES[1]] * 6
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_file_without_rows_is_one_of_that_format(form: str) -> None:
+    schema = bars_schema(formats.BAR_COLUMNS, named=False)
+    writer = open_writer(form, "bars", schema)
+    frame = read(form, writer.begin() + writer.end(FACTS))
+    assert len(frame) == 0
+    assert form == "json" or frame.columns == list(formats.BAR_COLUMNS)
+
+
+def test_what_is_missing_is_said_where_the_format_has_a_place() -> None:
+    assert json.loads(file_of("json", named=False))["series"] == FACTS["series"]
+    metadata = pa.parquet.read_metadata(io.BytesIO(file_of("parquet", named=True))).metadata
+    assert json.loads(metadata[b"marketd"]) == FACTS
+
+
+def test_columns_are_those_of_the_store_in_the_order_asked_for() -> None:
+    frame = read("csv", file_of("csv", named=False, columns=["close", "open_ns", "first_id"]))
+    assert frame.columns == ["close", "open_ns", "first_id"]
+    with pytest.raises(ValueError, match="there is no column 'vwap'; there are open_ns, open"):
+        bars_schema(["vwap"], named=False)
+
+
+def test_parquet_has_row_groups_of_a_good_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "ROW_GROUP_ROWS", 5)
+    metadata = pa.parquet.read_metadata(io.BytesIO(file_of("parquet", named=True)))
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [6, 6]
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def query(text: str) -> Query:
+    return Query(QueryParams(text))
+
+
+def test_parameters_are_read_by_name() -> None:
+    asked = query("instrument=a,b&instrument=c&start=2026-11-25&limit=5&format=csv&period=5m")
+    assert asked.names("instrument") == ["a", "b", "c"]
+    assert asked.time("start") == 1795564800 * 10**9
+    assert asked.time("end") is None
+    assert asked.read("limit", int, None) == 5
+    assert asked.read("period", parse_period, "1m").name == "5m"
+    assert asked.form() == "csv"
+    asked.finish()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "say which: instrument=btc/usdt.spot.binance"),
+        ("instrument=,,", "say which"),
+        ("instrument=a&limit=five", "limit=five: invalid literal"),
+        ("instrument=a&limit=1&limit=2", "limit is there 2 times"),
+        ("instrument=a&start=yesterday", "start=yesterday: 'yesterday' is no time"),
+        ("instrument=a&format=xls", "format=xls: it is one of json, csv, arrow, parquet"),
+        ("instrument=a&perod=1m", "there is no parameter 'perod'; there are: instrument, start, limit, format"),
+        ("instrument=" + "a," * 10_001, "10001 names; 10000 are as many as one asks for"),
+    ],
+)
+def test_wrong_parameter_is_named(text: str, said: str) -> None:
+    def read_all(asked: Query) -> None:
+        asked.names("instrument")
+        asked.time("start")
+        asked.read("limit", int, None)
+        asked.form()
+        asked.finish()
+
+    with pytest.raises(Refusal, match="^" + said):
+        read_all(query(text))
+
+
+# --- metrics and readiness --------------------------------------------------------------------------------------------
+
+
+def status(state: str = "live") -> messages.StatusResult:
+    return messages.StatusResult(
+        version="1",
+        instance="x",
+        pid=1,
+        uptime_s=2.0,
+        ready=state == "live",
+        now_ns=0,
+        actors=[messages.ActorStatus("feed.sim", "live", 2, 0, 1.0), messages.ActorStatus("history", state, 3, 7, 1.0)],
+        feeds=[
+            messages.FeedStatus("sim", "sim", state, 3, 9, 5, 8, 2, {"trade": 4}, {"bad": 1}, 10**9, 2 * 10**9, "why")
+        ],
+        clients=[],
+        history=messages.HistoryStatus(1, 2, 3, 4, trouble={"sim": "banned"}),
+    )
+
+
+def test_metrics_are_what_prometheus_reads() -> None:
+    text = exposition(status("down"), 1, Totals(5, 6, 7, 8)).decode()
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["marketd_ready",] == 0
+    assert samples["marketd_actor_restarts_total", "history"] == 7
+    assert samples["marketd_feed_state", "sim", "down"] == 1
+    assert samples["marketd_feed_state", "sim", "live"] == 0
+    assert samples["marketd_feed_rows_total", "sim", "trade"] == 4
+    assert samples["marketd_feed_gaps_total", "sim"] == 2
+    assert samples["marketd_feed_last_event_timestamp_seconds", "sim"] == 1
+    assert samples["marketd_client_rows_lost_total",] == 8
+    assert samples["marketd_history_trouble", "sim"] == 1
+    assert all(family.documentation for family in text_string_to_metric_families(text))
+
+
+def test_what_is_not_ready_is_said_in_sentences() -> None:
+    assert readiness(status()).problems == []
+    assert readiness(status("failing")).problems == ["feed sim is failing: why", "history is failing"]
+
+
+def test_totals_keep_what_was_sent_to_clients_that_have_left() -> None:
+    class Gone:
+        rows_sent, bytes_sent, lost = 1, 20, 3
+
+    assert Totals(1, 1, 1, 1).plus([Gone(), Gone()]) == (3, 3, 41, 7)
+
+
+# --- pages of a browser -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "let_in"),
+    [
+        ("127.0.0.1:7601", None, True),
+        ("[::1]:7601", None, True),
+        ("localhost", "http://localhost:3000", True),
+        ("10.1.2.3:7601", "http://10.1.2.3:7601", True),
+        ("md.example.com", "https://md.example.com", True),
+        ("127.0.0.1:7601", "http://127.0.0.1:3000", True),
+        ("127.0.0.1:7601", "http://evil.example", False),
+        ("127.0.0.1:7601", "http://198.51.100.7", False),
+        ("127.0.0.1:7601", "null", False),
+        ("evil.example:7601", None, False),
+        ("evil.example:7601", "http://evil.example:7601", False),
+        ("", None, False),
+        ("127.0.0.1:7601", "http://[", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_page_of_somebody_else_is_kept_out(kind: str, host: str, origin: str | None, let_in: bool) -> None:
+    """A page that a browser on this machine shows, and one whose name was made to mean this machine (DNS rebinding)."""
+    told: list[str] = []
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        told.append("app")
+
+    async def send(message: Any) -> None:
+        told.append(f"{message['type']} {message.get('status', message.get('code', ''))}")
+
+    async def receive() -> Any:
+        raise AssertionError("nobody has to read a request that is refused")
+
+    headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin is not None else [])]
+    await OriginGuard(app, ["md.example.com"])({"type": kind, "headers": headers}, receive, send)
+    refused = {"http": "http.response.start 403", "websocket": "websocket.close 1008"}[kind]
+    assert told[0] == ("app" if let_in else refused)
