@@ -69,13 +69,14 @@ class Bars(_Table, frozen=True):
 
 
 class History(_Table, frozen=True):
-    """What is stored and kept whole, of all instruments of all feeds. Without periods there is no history actor.
+    """What is stored and kept whole. Without periods and ticks there is no history actor.
 
     Attributes:
         periods: of the bars that are stored, if they are made.
         depth_days: how far back the venue is asked for what is not stored.
         flush_s: so often bars that are out are written to disk; what a power cut takes of them is asked for again.
         verify_every_s: so often an hour's bars of each feed, from anywhere, are compared with the venue's own; 0 never.
+        record_ticks: names and globs of the instruments whose trades and quotes are stored, too.
         store: its folder; empty for ``store`` in the state folder.
     """
 
@@ -83,6 +84,7 @@ class History(_Table, frozen=True):
     depth_days: Annotated[float, msgspec.Meta(ge=0, le=36_525)] = 1.0
     flush_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 60.0
     verify_every_s: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    record_ticks: list[str] = []
     store: str = ""
 
 

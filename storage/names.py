@@ -18,6 +18,7 @@ from marketd.errors import StorageError
 
 FOLDER_BYTES_MAX = 255  # NAME_MAX: pathconf(3)
 QUARANTINE = "quarantine"
+LOG = "log"  # of ticks, see `ticklog.py`
 
 _ISO_4217 = """
 aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bhd bif bmd bnd bob brl bsd btn bwp byn bzd cad cdf chf clp

@@ -49,7 +49,7 @@ class NativeStore:
         """See :class:`storage.client.StorageClient`."""
         found = []
         for backend in _folders(self._root):
-            if backend.name == names.QUARANTINE:
+            if backend.name in (names.QUARANTINE, names.LOG):
                 continue
             for name, folder in claim.known(backend).items():
                 found += [Series(name, entry.name) for entry in _folders(backend / folder) if _is_what(entry.name)]

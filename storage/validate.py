@@ -8,7 +8,7 @@ import polars as pl
 
 from marketd.ring.steps import BarState
 from storage.layout import Series
-from storage.schema import BARS
+from storage.schema import BARS, QUOTE
 
 _OVER = [BarState.CLOSED, BarState.REVISED, BarState.MISSING]
 
@@ -29,6 +29,8 @@ def first_problem(rows: pl.DataFrame, series: Series) -> Problem | None:
     """
     schema = series.schema
     rules = {f"{name} is no finite number": ~pl.col(name).is_finite() for name in schema.floats}
+    if schema is QUOTE:  # a side of a book that is empty has no price
+        rules = {f"{name} is infinite": pl.col(name).is_infinite() for name in schema.floats}
     if schema is BARS:
         rules |= _bar_rules(series)
     wrong = rows.select(pl.any_horizontal(*rules.values()).arg_true()).to_series()

@@ -17,6 +17,7 @@ from marketd.cli import (
     search,
     status,
     testvenue,
+    ticks,
     version,
     watch,
 )
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 
 for module in (
-    *(run, demo, status, watch, search, instrument, bars, coverage, backfill),
+    *(run, demo, status, watch, search, instrument, bars, ticks, coverage, backfill),
     *(backends, record, replay, testvenue, version),
 ):
     name = module.__name__.rpartition(".")[2]

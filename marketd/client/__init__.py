@@ -23,6 +23,7 @@ from marketd.client.errors import (
     PackageMissing,
     ProtocolError,
     RequestError,
+    TicksMissing,
 )
 from marketd.client.frames import Bar, Frame, Gap, IndexEvent, Level, Quote, StatusChange, Trade
 from marketd.client.history import History
@@ -64,6 +65,7 @@ __all__ = [
     "Side",
     "StatusChange",
     "Stream",
+    "TicksMissing",
     "Trade",
     "connect",
     "open_client",

@@ -19,11 +19,13 @@ from marketd.client.history import (
     HISTORY_TIMEOUT_S,
     History,
     TableKind,
+    TickKind,
     backfill_params,
     coverage_params,
     history_of,
     history_params,
     table_of,
+    ticks_params,
 )
 from marketd.client.positions import parse_token
 from marketd.client.protocol import ClientProtocol
@@ -167,6 +169,42 @@ class AsyncClient:
         """See :meth:`marketd.client.sync.Client.history`."""
         params = history_params(instruments, period, start, end, limit, order, columns)
         call = self._submit("history", params, timeout_s)
+        return history_of(await self._line.finish(call, timeout_s), call.batches)
+
+    async def ticks(
+        self,
+        instruments: str | Sequence[str],
+        kind: TickKind = "trade",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        columns: Sequence[str] | None = None,
+        to: TableKind = "polars",
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> Any:  # noqa: ANN401 - which of four libraries' tables is the caller's choice
+        """See :meth:`marketd.client.sync.Client.ticks`."""
+        found = await self.tick_history(
+            instruments, kind, start, end, limit=limit, order=order, columns=columns, timeout_s=timeout_s
+        )
+        return table_of(found, to)
+
+    async def tick_history(
+        self,
+        instruments: str | Sequence[str],
+        kind: TickKind = "trade",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        columns: Sequence[str] | None = None,
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> History:
+        """See :meth:`marketd.client.sync.Client.tick_history`."""
+        params = ticks_params(instruments, kind, start, end, limit, order, columns)
+        call = self._submit("ticks", params, timeout_s)
         return history_of(await self._line.finish(call, timeout_s), call.batches)
 
     async def coverage(

@@ -56,3 +56,7 @@ class PackageMissing(ImportError, MarketdError):  # noqa: N818 - as CannotConnec
 
 class BarsMissing(UserWarning):
     """A table has fewer bars than its range: some are not there, or not whole."""
+
+
+class TicksMissing(UserWarning):
+    """A table may have fewer ticks than there were in its range: of some times nobody knows that they are all."""

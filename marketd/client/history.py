@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from marketd.client.errors import BarsMissing, PackageMissing
+from marketd.client.errors import BarsMissing, PackageMissing, TicksMissing
 from marketd.client.times import Time, to_ns
 from marketd.rpc import messages
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow
     from numpy.typing import NDArray
 
+TickKind = Literal["trade", "quote"]
 TableKind = Literal["polars", "pyarrow", "pandas", "numpy"]
 
 HISTORY_TIMEOUT_S = 600.0
@@ -54,6 +55,22 @@ def history_params(
     )
 
 
+def ticks_params(
+    instruments: str | Sequence[str],
+    kind: TickKind,
+    start: Time | None,
+    end: Time | None,
+    limit: int | None,
+    order: messages.Order,
+    columns: Sequence[str] | None,
+) -> messages.TicksParams:
+    """Ask for ticks. Raises ValueError: a time is none."""
+    bars = history_params(instruments, "1m", start, end, limit, order, columns)
+    return messages.TicksParams(
+        bars.instruments, kind, bars.start_ns, bars.end_ns, bars.limit, bars.order, bars.columns
+    )
+
+
 def coverage_params(fqme: str, period: str, start: Time | None, end: Time | None) -> messages.CoverageParams:
     """Ask what is known of a stored series. Raises ValueError: a time is none."""
     return messages.CoverageParams(
@@ -68,10 +85,10 @@ def backfill_params(fqme: str, period: str, start: Time | None, end: Time | None
 
 
 class History(msgspec.Struct, frozen=True, eq=False):
-    """Bars of some instruments and one period, each in order of time.
+    """Bars of some instruments and one period, or ticks of one kind, each in order of time.
 
     Attributes:
-        period, period_ns: of the bars.
+        period, period_ns: of the bars; of ticks their kind, and 0.
         series: what each instrument had: ``fqme``, ``rows``, ``complete_until_ns``, ``missing``, ``limited``.
         streams: by instrument, an Arrow IPC stream.
     """
@@ -86,7 +103,7 @@ class History(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def missing(self) -> dict[str, list[tuple[int, int]]]:
-        """By instrument, ranges ``(from_ns, to_ns)`` without a whole bar; only of those that lack any."""
+        """By instrument, ranges ``(from_ns, to_ns)`` without a whole bar, or of which ticks may be missing."""
         return {series.fqme: series.missing for series in self.series if series.missing}
 
     def to_polars(self, *, instrument: bool | None = None) -> polars.DataFrame:
@@ -138,8 +155,12 @@ def table_of(history: History, to: TableKind) -> Any:  # noqa: ANN401 - which of
     for fqme, missing in history.missing.items():
         first = " to ".join(str(_time(time_ns)) for time_ns in missing[0])
         more = f" and {len(missing) - 1} more ranges" if len(missing) > 1 else ""
-        text = f"{fqme} {history.period}: no whole bars from {first} UTC{more}; `history` names them all"
-        warnings.warn(BarsMissing(text), stacklevel=3)
+        if history.period_ns:
+            text = f"{fqme} {history.period}: no whole bars from {first} UTC{more}; `history` names them all"
+            warnings.warn(BarsMissing(text), stacklevel=3)
+        else:
+            text = f"{fqme} {history.period}: some may be missing from {first} UTC{more}; `tick_history` names them all"
+            warnings.warn(TicksMissing(text), stacklevel=3)
     method = history.to_arrow if to == "pyarrow" else getattr(history, f"to_{to}")
     return method()
 
@@ -161,11 +182,14 @@ def _read(stream: bytes) -> polars.DataFrame:
     return found
 
 
-def history_of(answer: messages.HistoryResult, batches: Mapping[str, list[memoryview]]) -> History:
+def history_of(
+    answer: messages.HistoryResult | messages.TicksResult, batches: Mapping[str, list[memoryview]]
+) -> History:
     """Put an answer and the batches that came before it together."""
-    return History(
-        answer.period, answer.period_ns, answer.series, {fqme: b"".join(data) for fqme, data in batches.items()}
-    )
+    streams = {fqme: b"".join(data) for fqme, data in batches.items()}
+    if isinstance(answer, messages.TicksResult):
+        return History(answer.kind, 0, answer.series, streams)
+    return History(answer.period, answer.period_ns, answer.series, streams)
 
 
 def _import(package: str) -> Any:  # noqa: ANN401 - a module

@@ -29,7 +29,19 @@ FRAME_BYTES_MAX = 1 << 28
 
 # These change nothing at the server, so one that was under way when the connection broke is simply asked again.
 REPEATABLE = frozenset(
-    {"ping", "status", "backends", "instrument", "bars", "history", "coverage", "gaps", "backfill", "subscribe"}
+    {
+        "ping",
+        "status",
+        "backends",
+        "instrument",
+        "bars",
+        "history",
+        "ticks",
+        "coverage",
+        "gaps",
+        "backfill",
+        "subscribe",
+    }
 )
 
 # A subscription that was live and is refused after a reconnect with one of these is asked for again, every second: a

@@ -14,11 +14,13 @@ from marketd.client.history import (
     HISTORY_TIMEOUT_S,
     History,
     TableKind,
+    TickKind,
     backfill_params,
     coverage_params,
     history_of,
     history_params,
     table_of,
+    ticks_params,
 )
 from marketd.client.line import Line
 from marketd.client.positions import parse_token
@@ -199,6 +201,54 @@ class Client:
         """
         params = history_params(instruments, period, start, end, limit, order, columns)
         call = self._protocol.request("history", params, timeout_s)
+        return history_of(self._line.finish(call, timeout_s), call.batches)
+
+    def ticks(
+        self,
+        instruments: str | Sequence[str],
+        kind: TickKind = "trade",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        columns: Sequence[str] | None = None,
+        to: TableKind = "polars",
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> Any:  # noqa: ANN401 - which of four libraries' tables is the caller's choice
+        """Return trades or quotes as one table: of several instruments, in a list or by globs, with their names.
+
+        Times of which ticks may be missing are told by the warning :class:`TicksMissing`. The arguments, and what
+        raises, are those of :meth:`bars` and :meth:`tick_history`.
+        """
+        found = self.tick_history(
+            instruments, kind, start, end, limit=limit, order=order, columns=columns, timeout_s=timeout_s
+        )
+        return table_of(found, to)
+
+    def tick_history(
+        self,
+        instruments: str | Sequence[str],
+        kind: TickKind = "trade",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int | None = None,
+        order: messages.Order = "newest",
+        columns: Sequence[str] | None = None,
+        timeout_s: float = HISTORY_TIMEOUT_S,
+    ) -> History:
+        """Return trades or quotes in ``[start, end)`` of the venue's time, of all that the daemon holds.
+
+        That is what its rings hold, and what is stored of the instruments that ``history.record_ticks`` names.
+
+        Args:
+            kind: ``trade`` or ``quote``.
+
+        The other arguments, and what raises, are those of :meth:`history`.
+        """
+        params = ticks_params(instruments, kind, start, end, limit, order, columns)
+        call = self._protocol.request("ticks", params, timeout_s)
         return history_of(self._line.finish(call, timeout_s), call.batches)
 
     def coverage(

@@ -6,7 +6,7 @@ does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from marketd.gateway.decode import Refusal, shown
 from marketd.gateway.encode import encode_batch, encode_notification
 from marketd.gateway.feeds import Feeds
 from marketd.gateway.selection import split
-from marketd.history.wire import BarsQuery, CoverageQuery, GapsQuery, Left, LeftQuery, WantQuery
+from marketd.history.wire import BarsQuery, CoverageQuery, GapsQuery, Left, LeftQuery, TicksQuery, WantQuery
 from marketd.periods import parse_period
 from marketd.ring.steps import BAR
 from marketd.rpc import messages
@@ -33,27 +33,49 @@ PROGRESS_S = 0.25
 
 async def history(session: Session, params: messages.HistoryParams, request: Request) -> messages.HistoryResult:
     """Stream bars of some instruments, one after the other."""
-    check_range(params.start_ns, params.end_ns, "history")
     period = parse_period(_period(params.period))
-    feeds = session.gateway.feeds
-    await feeds.learn()
-    series = []
-    names, globs = split(params.instruments)
-    for fqme in [*spelled(feeds, names), *matching(feeds, globs)]:
-        query = BarsQuery(
+
+    def query(fqme: str) -> BarsQuery:
+        return BarsQuery(
             fqme, params.period, params.start_ns, params.end_ns, params.limit, params.order, params.columns
         )
+
+    return messages.HistoryResult(period.name, period.period_ns, await _stream(session, params, request, query))
+
+
+async def ticks(session: Session, params: messages.TicksParams, request: Request) -> messages.TicksResult:
+    """Stream ticks of some instruments, one after the other."""
+
+    def query(fqme: str) -> TicksQuery:
+        return TicksQuery(fqme, params.kind, params.start_ns, params.end_ns, params.limit, params.order, params.columns)
+
+    return messages.TicksResult(params.kind, await _stream(session, params, request, query))
+
+
+async def _stream(
+    session: Session,
+    params: messages.HistoryParams | messages.TicksParams,
+    request: Request,
+    query: Callable[[str], BarsQuery | TicksQuery],
+) -> list[messages.HistorySeries]:
+    check_range(params.start_ns, params.end_ns, request.method)
+    series = []
+    feeds = session.gateway.feeds
+    await feeds.learn()
+    names, globs = split(params.instruments)
+    for fqme in [*spelled(feeds, names), *matching(feeds, globs)]:
         try:
-            async for found in session.gateway.history.ask(query, messages.HistorySeries):
+            async for found in session.gateway.history.ask(query(fqme), messages.HistorySeries):
                 if isinstance(found, messages.HistorySeries):
                     series.append(found)
                     continue
                 await session.writer.wait_room()
                 session.writer.put(encode_batch(request.id, fqme, len(found)), found)
         except Refusal as refusal:
-            if refusal.code is not ErrorCode.INVALID_PARAMS or not globs or fqme in names:
+            nothing = refusal.code in (ErrorCode.INVALID_PARAMS, ErrorCode.UNKNOWN_INSTRUMENT)
+            if not nothing or not globs or fqme in names:
                 raise
-    return messages.HistoryResult(period.name, period.period_ns, series)
+    return series
 
 
 async def coverage(session: Session, params: messages.CoverageParams, _request: Request) -> messages.CoverageResult:

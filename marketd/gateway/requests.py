@@ -14,7 +14,7 @@ from marketd.clock import SystemClock
 from marketd.gateway.bars import bars
 from marketd.gateway.decode import Refusal, decode_params, decode_request, shown, unknown_method
 from marketd.gateway.encode import Buffer, encode_answer
-from marketd.gateway.history import backfill, coverage, gaps, history
+from marketd.gateway.history import backfill, coverage, gaps, history, ticks
 from marketd.gateway.names import suggest
 from marketd.gateway.routed import backends, record, search, status
 from marketd.gateway.streams import subscribe, unsubscribe, update
@@ -186,6 +186,7 @@ _IN_BACKGROUND: dict[str, Handler] = {
     "record": record,
     "bars": bars,
     "history": history,
+    "ticks": ticks,
     "coverage": coverage,
     "gaps": gaps,
     "backfill": backfill,

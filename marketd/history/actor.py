@@ -22,8 +22,13 @@ from marketd.clock import SystemClock
 from marketd.errors import ActorError, SegmentError
 from marketd.history.feed import FeedHistory
 from marketd.history.live import LiveBars
+from marketd.history.names import Names
+from marketd.history.recorder import Recorder
 from marketd.history.serve import serve
+from marketd.history.tick_reading import Recent, TickView, read_log_of, read_ring_of, view_of
 from marketd.periods import DAY_NS
+from marketd.ring.reader import RingReader
+from marketd.ring.table import TableReader
 from marketd.rpc.messages import HistoryStatus
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.link import Link
@@ -37,6 +42,8 @@ from marketd.supervise.messages import (
     RoutePage,
 )
 from storage.client import StorageClient, open_storage_client
+from storage.layout import Series
+from storage.names import LOG
 
 TEND_EVERY_S = 3600.0
 VERIFY_EVERY = 24
@@ -54,6 +61,8 @@ async def run_history(actor: ActorHandle) -> None:
         actor.statistics(history.report)
         actor.link.handle("feeds_changed", list[FeedInfo], history.note_states)
         async with trio.open_nursery() as nursery:
+            for recorder in history.recorders.values():
+                nursery.start_soon(recorder.run)
             for feed in history.feeds.values():
                 nursery.start_soon(feed.live.follow)
                 nursery.start_soon(history.keep_flushed, feed)
@@ -66,6 +75,8 @@ async def run_history(actor: ActorHandle) -> None:
             nursery.cancel_scope.cancel()
         for feed in history.feeds.values():
             await feed.flush()
+        for recorder in history.recorders.values():
+            await recorder.finish()
 
 
 class History:
@@ -73,12 +84,16 @@ class History:
 
     Attributes:
         feeds: those that have bars and are not recordings, by name.
+        recorders: of those whose ticks are stored.
         store: where everything is kept.
         periods: of the bars that are stored.
     """
 
     def __init__(self, spec: HistorySpec, store: StorageClient, link: Link) -> None:
         self.feeds: dict[str, FeedHistory] = {}
+        self.recorders: dict[str, Recorder] = {}
+        self._infos: dict[str, FeedInfo] = {}
+        self._tables: dict[str, Names] = {}
         self.store = store
         self.periods = spec.periods
         self._spec = spec
@@ -91,19 +106,37 @@ class History:
             if info.recorded:
                 continue
             try:
-                live = LiveBars(info, self._spec.periods)
+                self._tables[info.name] = Names(TableReader(Path(info.table_path)))
+                self._infos[info.name] = info
+                if info.series:
+                    self._attach_bars(info)
+                if self._spec.record_ticks:
+                    self._attach_ticks(info)
             except SegmentError as error:
                 log.warning("history.unreadable", feed=info.name, error=str(error))
-                continue
-            depth_ns = round(self._spec.depth_days * DAY_NS)
-            self.feeds[info.name] = FeedHistory(
-                info, live, self.store, self._asker(info.name), self._fill, self._clock, depth_ns
-            )
+
+    def _attach_bars(self, info: FeedInfo) -> None:
+        live = LiveBars(info, self._spec.periods)
+        depth_ns = round(self._spec.depth_days * DAY_NS)
+        self.feeds[info.name] = FeedHistory(
+            info, live, self.store, self._asker(info.name), self._fill, self._clock, depth_ns
+        )
+
+    def _attach_ticks(self, info: FeedInfo) -> None:
+        wanted, flush_s = self._spec.record_ticks, self._spec.flush_s
+        self.recorders[info.name] = Recorder(info, self._log_of(info.name), self.store, wanted, flush_s, self._clock)
+
+    def _log_of(self, feed: str) -> Path:
+        return Path(self._spec.store_path) / LOG / feed
 
     def close(self) -> None:
         """Let go of all segments."""
         for feed in self.feeds.values():
             feed.live.close()
+        for recorder in self.recorders.values():
+            recorder.close()
+        for names in self._tables.values():
+            names.table.close()
 
     async def keep_flushed(self, feed: FeedHistory) -> None:
         """Write what has come out, again and again."""
@@ -126,6 +159,10 @@ class History:
     async def note_states(self, infos: list[FeedInfo]) -> None:
         """Learn which feeds can be asked now."""
         for info in infos:
+            if info.name in self._infos:
+                self._infos[info.name] = info
+            if info.name in self.recorders:
+                self.recorders[info.name].info = info
             if info.name in self.feeds:
                 self.feeds[info.name].info = info
                 self.feeds[info.name].wake()
@@ -136,6 +173,38 @@ class History:
             if (instrument := feed.live.find(fqme)) is not None:
                 return feed, instrument
         return None
+
+    def sources(self, fqme: str) -> tuple[str, list[tuple[FeedInfo, int]]]:
+        """Return an instrument's name as the feeds write it, and those that carry it with its ids there."""
+        found = [(name, tables.find(fqme)) for name, tables in self._tables.items()]
+        carried = [(self._infos[name], instrument) for name, instrument in found if instrument is not None]
+        if carried:
+            info, instrument = carried[0]
+            fqme = self._tables[info.name].table.fqme(instrument)
+        return fqme, carried
+
+    def tick_view(self, series: Series, carried: list[tuple[FeedInfo, int]]) -> TickView | None:
+        """Find all ticks of an instrument; None if there are none. Blocks.
+
+        Raises:
+            StorageError, SegmentError: what is held can't be read.
+        """
+        ids = {info.name: (info, instrument) for info, instrument in carried}
+        recents: list[Recent] = []
+        for name in self._infos:
+            logged, place = read_log_of(self._log_of(name), series.fqme)
+            if logged.spans:
+                recents.append(logged)
+            if name not in ids:
+                continue
+            info, instrument = ids[name]
+            with contextlib.closing(RingReader(Path(info.ring_path))) as ring:
+                goes_on = place is not None and place.epoch == ring.epoch and bool(logged.spans)
+                cursor, since_ns = (place.cursor, place.at_ns) if place is not None and goes_on else (0, 0)
+                recents.append(read_ring_of(ring, instrument, cursor, since_ns, self._clock.now_ns()))
+        if not recents and not self.store.span(series):
+            return None
+        return view_of(self.store, series, recents)
 
     def report(self) -> HistoryStatus:
         """What every pulse tells."""

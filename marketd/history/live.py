@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from marketd.errors import Lapped, SegmentError
 from marketd.history.frames import newest_of_each
+from marketd.history.names import Names
 from marketd.ring.bars import BarsReader, rows_of
 from marketd.ring.doorbell import Bell
 from marketd.ring.reader import RingReader
@@ -57,7 +58,7 @@ class LiveBars:
         self.table = TableReader(Path(info.table_path))
         self._all = {series.name: series for series in info.series if series.period_ns}
         self._others: dict[int, BarsReader] = {}  # segments of periods that are not stored
-        self._ids: dict[str, int] = {}
+        self._names = Names(self.table)
         self._segments = {kind: BarsReader(Path(series.path), pauses_max=0) for kind, series in self.series.items()}
         self._steps = RingReader(Path(info.steps_path), of=STEPS)
         self._bell = Bell(Path(info.steps_bells_path))
@@ -135,9 +136,7 @@ class LiveBars:
 
     def find(self, fqme: str) -> int | None:
         """Return an instrument's id, if the feed has it."""
-        for instrument in range(len(self._ids) + 1, self.table.count + 1):
-            self._ids[self.table.fqme(instrument)] = instrument
-        return self._ids.get(fqme)
+        return self._names.find(fqme)
 
     async def bars(self, period: str, instrument: int) -> tuple[NDArray[np.void], int]:
         """Return all bars of an instrument that the sampler holds, and up to when all of them are out.

@@ -19,6 +19,7 @@ import trio
 from marketd.errors import RequestRefused, SegmentError, StorageError
 from marketd.history.feed import FeedHistory
 from marketd.history.reading import COLUMNS, View, batches
+from marketd.history.tick_reading import tick_batches
 from marketd.history.wire import (
     DATA,
     ERROR,
@@ -30,6 +31,7 @@ from marketd.history.wire import (
     Left,
     LeftQuery,
     Query,
+    TicksQuery,
     WantQuery,
 )
 from marketd.model import Flag
@@ -43,7 +45,7 @@ from storage.coverage import State, ranges, within
 from storage.find_gaps import find_gaps
 from storage.intervals import Range, intersect
 from storage.layout import Series
-from storage.schema import BARS, Provenance
+from storage.schema import BARS, TICKS, Provenance
 
 if TYPE_CHECKING:
     from marketd.history.actor import History
@@ -123,6 +125,8 @@ async def _work(query: Query, history: History, send: Send) -> None:
     match query:
         case BarsQuery():
             result: object = await _bars(query, history, send)
+        case TicksQuery():
+            result = await _ticks(query, history, send)
         case CoverageQuery():
             result = await _in_thread(lambda: coverage(history.store, query))
         case GapsQuery():
@@ -151,31 +155,60 @@ async def _bars(query: BarsQuery, history: History, send: Send) -> HistorySeries
     asked = None if query.limit is None else query.limit + 1
     columns = None if query.rows else names
     found = batches(view, history.store, query.start_ns, query.end_ns, columns=columns, limit=asked, order=query.order)
-    rows, limited = 0, False
     schema = pa.schema([BARS.arrow.field(name) for name in names])
-    if not query.rows:
+    rows, limited = await _stream(found, query, None if query.rows else schema, send)
+    missing = view.missing(query.start_ns, query.end_ns)
+    return HistorySeries(query.fqme, rows, view.complete_until_ns, missing, limited)
+
+
+async def _ticks(query: TicksQuery, history: History, send: Send) -> HistorySeries:
+    schema = TICKS[query.kind].arrow
+    names = list(query.columns or schema.names)
+    if foreign := [name for name in names if name not in schema.names]:
+        raise RequestRefused(
+            "invalid_params", f"there is no column {foreign[0]!r}; there are {', '.join(schema.names)}"
+        )
+    fqme, carried = history.sources(query.fqme)
+    view = await _in_thread(lambda: history.tick_view(Series(fqme, query.kind), carried))
+    if view is None:
+        raise RequestRefused("unknown_instrument", f"nothing is held of {fqme} {query.kind}")
+    asked = None if query.limit is None else query.limit + 1
+    found = tick_batches(view, history.store, query.start_ns, query.end_ns, limit=asked, order=query.order)
+    chosen = pa.schema([schema.field(name) for name in names])
+    rows, limited = await _stream((frame.select(names) for frame in found), query, chosen, send)
+    return HistorySeries(fqme, rows, view.until_ns, view.missing(query.start_ns, query.end_ns), limited)
+
+
+async def _stream(
+    found: Iterator[pl.DataFrame], query: BarsQuery | TicksQuery, schema: pa.Schema | None, send: Send
+) -> tuple[int, bool]:
+    """Send frames as an Arrow IPC stream, or as rows of a step ring where there is no schema.
+
+    Returns:
+        How many rows were sent, and whether there are more.
+    """
+    count, limited = 0, False
+    if schema is not None:
         await send(DATA, memoryview(schema.serialize()))
     if query.limit is not None:
-        limit = query.limit
         whole = await _in_thread(lambda: list(found))
-        limited = sum(map(len, whole)) > limit
-        found = iter(cut(whole, limit, query.order))
+        limited = sum(map(len, whole)) > query.limit
+        found = iter(cut(whole, query.limit, query.order))
     made = (
-        (len(batch), [memoryview(rows_bytes(batch))] if query.rows else arrow_messages(batch, schema))
+        (len(batch), [memoryview(rows_bytes(batch))] if schema is None else arrow_messages(batch, schema))
         for batch in found
     )
     async with trio.open_nursery() as nursery:
         # The next batch is read while this one is sent.
         into, out = trio.open_memory_channel[tuple[int, list[memoryview]]](0)
         nursery.start_soon(_read_all, made, into)
-        async for count, messages in out:
-            rows += count
+        async for rows, messages in out:
+            count += rows
             for message in messages:
                 await send(DATA, message)
-    if not query.rows:
+    if schema is not None:
         await send(DATA, ARROW_END)
-    missing = view.missing(query.start_ns, query.end_ns)
-    return HistorySeries(query.fqme, rows, view.complete_until_ns, missing, limited)
+    return count, limited
 
 
 async def _read_all(items: Iterator[R], into: trio.MemorySendChannel[R]) -> None:

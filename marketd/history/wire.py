@@ -28,6 +28,18 @@ class BarsQuery(msgspec.Struct, frozen=True, tag="bars"):
     rows: bool = False  # as rows of a step ring, and not as Arrow
 
 
+class TicksQuery(msgspec.Struct, frozen=True, tag="ticks"):
+    """Ticks of one instrument, ``trade`` or ``quote``; answered as :class:`BarsQuery` is."""
+
+    fqme: str
+    kind: str
+    start_ns: int | None
+    end_ns: int | None
+    limit: int | None
+    order: Order
+    columns: list[str] | None
+
+
 class CoverageQuery(msgspec.Struct, frozen=True, tag="coverage"):
     """Answered with a list of :class:`marketd.rpc.messages.CoverageSpan`."""
 
@@ -73,4 +85,4 @@ class Left(msgspec.Struct, frozen=True):
     over: bool
 
 
-Query = BarsQuery | CoverageQuery | GapsQuery | WantQuery | LeftQuery
+Query = BarsQuery | TicksQuery | CoverageQuery | GapsQuery | WantQuery | LeftQuery

@@ -438,6 +438,28 @@ class HistoryResult(Result, frozen=True):
     series: list[HistorySeries]
 
 
+class TicksParams(Params, frozen=True):
+    """Ticks of some instruments in ``[start_ns, end_ns)`` of the venue's time, of all that is held: rings, and disk.
+
+    ``kind``: which ticks. The others as in :class:`HistoryParams`.
+    """
+
+    instruments: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=10_000)]
+    kind: Literal["trade", "quote"] = "trade"
+    start_ns: int | None = None
+    end_ns: int | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    order: Order = "newest"
+    columns: Annotated[list[str], msgspec.Meta(min_length=1, max_length=32)] | None = None
+
+
+class TicksResult(Result, frozen=True):
+    """All batches have come, as in :class:`HistoryResult`; ``missing`` are times of which ticks may be missing."""
+
+    kind: str
+    series: list[HistorySeries]
+
+
 class CoverageParams(Params, frozen=True):
     """What is known of the stored bars of one instrument, in ``[start_ns, end_ns)``."""
 
@@ -678,6 +700,7 @@ METHODS: dict[str, tuple[type[Params], type[Result]]] = {
     "record": (RecordParams, RecordResult),
     "bars": (BarsParams, BarsResult),
     "history": (HistoryParams, HistoryResult),
+    "ticks": (TicksParams, TicksResult),
     "coverage": (CoverageParams, CoverageResult),
     "gaps": (CoverageParams, GapsResult),
     "backfill": (BackfillParams, BackfillResult),

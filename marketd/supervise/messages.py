@@ -109,6 +109,7 @@ class HistorySpec(msgspec.Struct, frozen=True):
     depth_days: float
     flush_s: float
     verify_every_s: float
+    record_ticks: list[str] = []
 
 
 class LimitsSpec(msgspec.Struct, frozen=True):

@@ -407,7 +407,8 @@ class Supervisor:
     def _history_service(self) -> Service | None:
         """Make the history manager's service, if there is anything for it to store."""
         stored = any(not backends.load(feed.backend).recorded for feed in self.feeds.values())
-        if not stored or not set(self._config.history.periods) & set(self._config.bars.periods):
+        bars = set(self._config.history.periods) & set(self._config.bars.periods)
+        if not stored or not (bars or self._config.history.record_ticks):
             return None
         return Service(
             "history", self._history_spec, self._history_handlers, self.feeds_changed, grace_s=HISTORY_GRACE_S
@@ -423,6 +424,7 @@ class Supervisor:
             depth_days=history.depth_days,
             flush_s=history.flush_s,
             verify_every_s=history.verify_every_s,
+            record_ticks=history.record_ticks,
         )
         return _actor_spec("history", "marketd.history.actor:run_history", spec, self._config)
 

@@ -14,10 +14,10 @@ from starlette.routing import Route, WebSocketRoute
 
 from marketd.gateway.decode import Refusal
 from marketd.rpc.messages import ErrorCode
-from marketd.web.bars import bars
 from marketd.web.health import healthz, metrics, readyz
 from marketd.web.instruments import instrument, instruments
 from marketd.web.origin import OriginGuard
+from marketd.web.rows import bars, ticks
 from marketd.web.websocket import conversation
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ROUTES = (
     Route("/v1/bars", bars),
+    Route("/v1/ticks", ticks),
     Route("/v1/instruments", instruments),
     Route("/v1/instruments/{fqme:path}", instrument),
     Route("/healthz", healthz),

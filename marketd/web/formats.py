@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pyarrow import ipc, parquet
 
 from marketd.ring.steps import BarState
-from storage.schema import BARS, Provenance
+from storage.schema import Provenance
 
 BAR_COLUMNS = ("open_ns", "open", "high", "low", "close", "volume", "trade_count", "state", "provenance")
 ROW_GROUP_ROWS = 1 << 17
@@ -50,29 +50,29 @@ class Writer(Protocol):
         ...
 
 
-def bars_schema(columns: Sequence[str], *, named: bool) -> pa.Schema:
-    """Return the schema of bars: these columns of :data:`storage.schema.BARS`, and ``instrument`` in front if named.
+def rows_schema(stored: pa.Schema, columns: Sequence[str], *, named: bool) -> pa.Schema:
+    """Return the schema of a file: these columns of what is stored, and ``instrument`` in front if named.
 
     Raises:
         ValueError: there is no such column.
     """
-    if foreign := [name for name in columns if name not in BARS.arrow.names]:
-        raise ValueError(f"there is no column {foreign[0]!r}; there are {', '.join(BARS.arrow.names)}")
+    if foreign := [name for name in columns if name not in stored.names]:
+        raise ValueError(f"there is no column {foreign[0]!r}; there are {', '.join(stored.names)}")
     fields = [pa.field("instrument", pa.dictionary(pa.int32(), pa.string()))] if named else []
     for name in columns:
-        field = BARS.arrow.field(name)
+        field = stored.field(name)
         type_ = pa.dictionary(pa.int8(), pa.string()) if name in _WORDS else field.type
         fields.append(pa.field(name, type_, nullable=pa.types.is_floating(type_), metadata=field.metadata))
     return pa.schema(fields)
 
 
-def bars_batch(batch: pa.RecordBatch, schema: pa.Schema, names: Sequence[str], place: int) -> pa.RecordBatch:
-    """Make stored bars what :func:`bars_schema` says.
+def rows_batch(batch: pa.RecordBatch, schema: pa.Schema, names: Sequence[str], place: int) -> pa.RecordBatch:
+    """Make stored rows what :func:`rows_schema` says.
 
     Args:
         batch: with the columns of the schema, as they are stored.
         names: of all instruments of the table.
-        place: of the one whose bars these are.
+        place: of the one whose rows these are.
     """
     arrays = []
     for field in schema:

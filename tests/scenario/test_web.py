@@ -251,7 +251,7 @@ async def test_health_instruments_and_what_is_not_there(tmp_path: Path) -> None:
         assert (status, error_of(body)[:40]) == (404, "no feed has an instrument 'i9/usd.sim'; ")
         status, _, body = await fetch(f"{harness.http}/v1/candles")
         assert status == 404
-        assert error_of(body).startswith("there is no /v1/candles; there are /v1/bars, /v1/instruments")
+        assert error_of(body).startswith("there is no /v1/candles; there are /v1/bars, /v1/ticks")
         status, _, body = await fetch(f"{harness.http}/v1/bars?instrument=i1/usd.sim")
         assert (status, json.loads(body)["error"]["code"]) == (503, "unavailable")
         assert "this daemon stores nothing" in error_of(body)

@@ -27,6 +27,7 @@ COMMANDS = (
     "search",
     "instrument",
     "bars",
+    "ticks",
     "backends",
     "testvenue",
     "record",
@@ -37,6 +38,7 @@ CLIENT_COMMANDS = (
     ("status",),
     ("watch", "*"),
     ("bars", "btc"),
+    ("ticks", "btc"),
     ("search", "btc"),
     ("record", "sim", "--name", "x", "--seconds", "1"),
 )

@@ -21,7 +21,7 @@ from marketd.periods import parse_period
 from marketd.ring.steps import BarState
 from marketd.rpc import messages
 from marketd.web import formats
-from marketd.web.formats import bars_batch, bars_schema, open_writer
+from marketd.web.formats import open_writer, rows_batch, rows_schema
 from marketd.web.health import readiness
 from marketd.web.metrics import exposition
 from marketd.web.origin import OriginGuard
@@ -49,11 +49,11 @@ def stored(first: int, rows: int, columns: Sequence[str] = formats.BAR_COLUMNS) 
 
 
 def file_of(form: str, *, named: bool, columns: Sequence[str] = formats.BAR_COLUMNS, rows: int = 3) -> bytes:
-    schema = bars_schema(columns, named=named)
+    schema = rows_schema(BARS.arrow, columns, named=named)
     writer = open_writer(form, "bars", schema)
     parts = [writer.begin()]
     for place in range(2 if named else 1):
-        parts += [writer.rows(bars_batch(stored(n, rows, columns), schema, NAMES, place)) for n in (0, 100)]
+        parts += [writer.rows(rows_batch(stored(n, rows, columns), schema, NAMES, place)) for n in (0, 100)]
     return b"".join([*parts, writer.end(FACTS)])
 
 
@@ -81,7 +81,7 @@ def test_every_format_says_the_same(form: str, named: bool) -> None:
 
 @pytest.mark.parametrize("form", formats.FORMATS)
 def test_file_without_rows_is_one_of_that_format(form: str) -> None:
-    schema = bars_schema(formats.BAR_COLUMNS, named=False)
+    schema = rows_schema(BARS.arrow, formats.BAR_COLUMNS, named=False)
     writer = open_writer(form, "bars", schema)
     frame = read(form, writer.begin() + writer.end(FACTS))
     assert len(frame) == 0
@@ -98,7 +98,7 @@ def test_columns_are_those_of_the_store_in_the_order_asked_for() -> None:
     frame = read("csv", file_of("csv", named=False, columns=["close", "open_ns", "first_id"]))
     assert frame.columns == ["close", "open_ns", "first_id"]
     with pytest.raises(ValueError, match="there is no column 'vwap'; there are open_ns, open"):
-        bars_schema(["vwap"], named=False)
+        rows_schema(BARS.arrow, ["vwap"], named=False)
 
 
 def test_parquet_has_row_groups_of_a_good_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""``GET /v1/bars``: bars of some instruments as a file that is made while it is sent."""
+"""``GET /v1/bars`` and ``/v1/ticks``: rows of some instruments as a file that is made while it is sent."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from marketd.gateway.decode import Refusal
 from marketd.gateway.history import check_range, matching, spelled
 from marketd.gateway.selection import split
 from marketd.history.serve import ARROW_END
-from marketd.history.wire import BarsQuery
-from marketd.periods import Period, parse_period
+from marketd.history.wire import BarsQuery, TicksQuery
+from marketd.periods import parse_period
 from marketd.rpc.messages import ErrorCode, HistorySeries, Order
-from marketd.web.formats import BAR_COLUMNS, Writer, bars_batch, bars_schema, open_writer
+from marketd.web.formats import BAR_COLUMNS, Writer, open_writer, rows_batch, rows_schema
 from marketd.web.query import Query
+from storage.schema import BARS, TICKS
 
 if TYPE_CHECKING:
     from marketd.gateway.actor import Gateway
@@ -34,11 +35,20 @@ THREADS = trio.CapacityLimiter(2)  # that make files, over all clients
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a client asks for."""
+    """What a client asks for.
 
+    Attributes:
+        what: of what: ``bars`` or ``ticks``.
+        names: of which instruments, sorted.
+        named: whether the file has their names in it.
+        period, period_ns: of the bars; of ticks their kind, and 0.
+    """
+
+    what: str
     names: list[str]
     named: bool
-    period: Period
+    period: str
+    period_ns: int
     start_ns: int | None
     end_ns: int | None
     limit: int | None
@@ -46,19 +56,44 @@ class Asked(msgspec.Struct, frozen=True):
     columns: list[str]
     form: str
 
+    def query(self, name: str, *, limit: int | None) -> BarsQuery | TicksQuery:
+        """Return what the history manager is asked of one instrument."""
+        sort = BarsQuery if self.what == "bars" else TicksQuery
+        return sort(name, self.period, self.start_ns, self.end_ns, limit, self.order, self.columns)
+
+    @property
+    def stored(self) -> pa.Schema:
+        """What such rows are in the store."""
+        return BARS.arrow if self.what == "bars" else TICKS[self.period].arrow
+
 
 async def bars(request: Request) -> Response:
     """Answer with a file; errors come before it begins, and a file that can't be finished is cut."""
+    query = Query(request.query_params)
+    period = query.read("period", parse_period, "1m")
+    return await _answer(request, query, "bars", period.name, period.period_ns, list(BAR_COLUMNS))
+
+
+async def ticks(request: Request) -> Response:
+    """Answer with a file, as :func:`bars` does."""
+    query = Query(request.query_params)
+    kind = query.choice("kind", list(TICKS), "trade")
+    return await _answer(request, query, "ticks", kind, 0, TICKS[kind].arrow.names)
+
+
+async def _answer(
+    request: Request, query: Query, what: str, period: str, period_ns: int, columns: list[str]
+) -> Response:
     gateway: Gateway = request.app.state.gateway
-    asked = await read_query(Query(request.query_params), gateway)
-    schema = bars_schema(asked.columns, named=asked.named)
+    asked = await read_query(query, gateway, what, period, period_ns, columns)
+    schema = rows_schema(asked.stored, asked.columns, named=asked.named)
     # Without rows, what is held is told at once; the file itself is read bit by bit, perhaps for minutes.
-    heads = [await gateway.history.result(_query(asked, name, limit=0), HistorySeries) for name in asked.names]
-    writer = open_writer(asked.form, "bars", schema)
+    heads = [await gateway.history.result(asked.query(name, limit=0), HistorySeries) for name in asked.names]
+    writer = open_writer(asked.form, what, schema)
     headers = {
         "Marketd-Complete-Until": _print(min(head.complete_until_ns for head in heads)),
         "Marketd-Missing-Ranges": str(sum(len(head.missing) for head in heads)),
-        "Content-Disposition": f'inline; filename="bars-{asked.period.name}.{writer.ending}"',
+        "Content-Disposition": f'inline; filename="{what}-{period}.{writer.ending}"',
         "Cache-Control": "no-store",
     }
     if request.method == "HEAD":
@@ -68,7 +103,7 @@ async def bars(request: Request) -> Response:
         series = []
         yield writer.begin()
         for place, name in enumerate(asked.names):
-            async with contextlib.aclosing(batches(gateway, _query(asked, name, limit=asked.limit))) as found:
+            async with contextlib.aclosing(batches(gateway, asked.query(name, limit=asked.limit))) as found:
                 async for batch in found:
                     if isinstance(batch, HistorySeries):
                         series.append(batch)
@@ -81,35 +116,34 @@ async def bars(request: Request) -> Response:
 
 
 def _rows(writer: Writer, batch: pa.RecordBatch, schema: pa.Schema, names: list[str], place: int) -> bytes:
-    return writer.rows(bars_batch(batch, schema, names, place))
+    return writer.rows(rows_batch(batch, schema, names, place))
 
 
 def facts(asked: Asked, series: Sequence[HistorySeries]) -> dict[str, Any]:
-    """Return what is to be known of the whole file: which bars it has, and which it lacks."""
-    return {"period": asked.period.name, "period_ns": asked.period.period_ns, "series": series}
+    """Return what is to be known of the whole file: which rows it has, and which it lacks."""
+    if asked.what == "ticks":
+        return {"kind": asked.period, "series": series}
+    return {"period": asked.period, "period_ns": asked.period_ns, "series": series}
 
 
-async def read_query(query: Query, gateway: Gateway) -> Asked:
-    """Read the parameters.
+async def read_query(
+    query: Query, gateway: Gateway, what: str, period: str, period_ns: int, columns: list[str]
+) -> Asked:
+    """Read the parameters that bars and ticks have in common; ``columns`` are the usual ones.
 
     Raises:
         Refusal: one is missing, misspelt or wrong.
     """
     instruments = query.names("instrument")
-    period = query.read("period", parse_period, "1m")
     start_ns, end_ns = query.time("start"), query.time("end")
-    columns = query.list_of("columns") or list(BAR_COLUMNS)
     limit = query.read("limit", int, None)
     order: Order = query.choice("order", get_args(Order), "newest")
+    columns = query.list_of("columns") or columns
     form = query.form()
     query.finish()
     if limit is not None and limit < 1:
         raise Refusal(ErrorCode.INVALID_PARAMS, f"limit={limit}: it is 1 or more", key="limit")
-    check_range(start_ns, end_ns, "bars")
-    try:
-        bars_schema(columns, named=False)
-    except ValueError as error:
-        raise Refusal(ErrorCode.INVALID_PARAMS, f"columns: {error}", key="columns") from error
+    check_range(start_ns, end_ns, what)
     await gateway.feeds.learn()
     names, globs = split(instruments)
     found = sorted({*spelled(gateway.feeds, names), *matching(gateway.feeds, globs)})
@@ -119,18 +153,21 @@ async def read_query(query: Query, gateway: Gateway) -> Asked:
         sentence = f"{len(found)} instruments are meant; ask for {INSTRUMENTS_MAX} at a time"
         raise Refusal(ErrorCode.LIMIT_EXCEEDED, sentence, limit=INSTRUMENTS_MAX)
     named = bool(globs) or len(names) > 1
-    return Asked(found, named, period, start_ns, end_ns, limit, order, columns, form)
+    asked = Asked(what, found, named, period, period_ns, start_ns, end_ns, limit, order, columns, form)
+    try:
+        rows_schema(asked.stored, columns, named=False)
+    except ValueError as error:
+        raise Refusal(ErrorCode.INVALID_PARAMS, f"columns: {error}", key="columns") from error
+    return asked
 
 
 def _print(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _query(asked: Asked, name: str, *, limit: int | None) -> BarsQuery:
-    return BarsQuery(name, asked.period.name, asked.start_ns, asked.end_ns, limit, asked.order, asked.columns)
-
-
-async def batches(gateway: Gateway, query: BarsQuery) -> AsyncGenerator[pa.RecordBatch | HistorySeries, None]:
+async def batches(
+    gateway: Gateway, query: BarsQuery | TicksQuery
+) -> AsyncGenerator[pa.RecordBatch | HistorySeries, None]:
     """Yield stored bars as they come, and at last what is known of them."""
     schema: pa.Schema | None = None
     async with contextlib.aclosing(gateway.history.ask(query, HistorySeries)) as answer:

@@ -1,0 +1,23 @@
+"""A feed's instruments by name."""
+
+from __future__ import annotations
+
+from marketd.ring.table import TableReader
+
+
+class Names:
+    """Looks names up in an instrument table; what is new there is read when it is looked for.
+
+    Attributes:
+        table: the feed's.
+    """
+
+    def __init__(self, table: TableReader) -> None:
+        self.table = table
+        self._ids: dict[str, int] = {}
+
+    def find(self, fqme: str) -> int | None:
+        """Return an instrument's id, if the feed has it."""
+        for instrument in range(len(self._ids) + 1, self.table.count + 1):
+            self._ids[self.table.fqme(instrument)] = instrument
+        return self._ids.get(fqme)

@@ -1,0 +1,277 @@
+"""One feed's ticks on their way to the disk: tick ring -> log (storage/ticklog.py) -> parquet files.
+
+What was read from the ring is in the log at once, so that a killed process loses nothing; it is on the disk every
+``flush_s``, so that a power cut loses no more than that. Now and then a new file is begun, and the old one's rows go
+to the parquet files of their instruments; only then is it removed. A successor goes on in the ring where the log ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import structlog
+import trio
+from numpy.typing import NDArray
+
+from marketd.clock import SECOND_NS, Clock
+from marketd.errors import Lapped, SegmentError, StorageError
+from marketd.fqme import glob_pattern, is_glob
+from marketd.history.ticks import KINDS, from_first, gap_ranges, kept, lapped_row, tick_frame
+from marketd.ring.doorbell import Bell
+from marketd.ring.reader import RingReader
+from marketd.ring.table import TableReader
+from marketd.supervise.messages import FeedInfo
+from storage.client import StorageClient
+from storage.combine import OnOverlap
+from storage.coverage import State
+from storage.intervals import subtract
+from storage.layout import Series
+from storage.schema import Provenance
+from storage.ticklog import Logged, LogWriter, Place, dropped, log_files, read_end, read_log
+
+FILE_BYTES_MAX = 64 << 20  # then its rows go to parquet files
+FILE_AGE_S = 600.0
+PAUSE_S = 0.02  # between two looks at the ring: a system call for many rows
+RETRY_S = 5.0
+ROWS_IN_ONE_GO = 1 << 16
+
+R = TypeVar("R")
+
+
+class Recorder:
+    """See the module.
+
+    Args:
+        info: the feed.
+        folder: of its log.
+        store: where the parquet files are.
+        instruments: names and globs of those that are recorded.
+        flush_s: at most so much is lost by a power cut.
+
+    Attributes:
+        rows: how many ticks went to the log.
+        lost: how many rows were overwritten before they were read.
+        trouble: why nothing is recorded now; empty if it is.
+    """
+
+    def __init__(
+        self,
+        info: FeedInfo,
+        folder: Path,
+        store: StorageClient,
+        instruments: Sequence[str],
+        flush_s: float,
+        clock: Clock,
+    ) -> None:
+        """Attach to the feed's ring. Raises SegmentError."""
+        self.info = info
+        self.folder = folder
+        self.rows = self.lost = 0
+        self.trouble = ""
+        self._store = store
+        self._matches = [_matcher(text.strip().lower()) for text in instruments]
+        self._flush_s = flush_s
+        self._clock = clock
+        self._log = structlog.get_logger("marketd.history").bind(feed=info.name)
+        self._ring = RingReader(Path(info.ring_path))
+        self._bell = Bell(Path(info.bells_path))
+        self._table = TableReader(Path(info.table_path))
+        self._names: dict[int, str] = {}  # of those that are recorded
+        self._heard: dict[int, str] = {}  # of which there was something since they are followed
+        self._wanted: NDArray[np.bool_] = np.array([True, False])  # the last entry stands for ids beyond
+        self._seen = 0
+        self._writer: LogWriter | None = None
+        self._disk = trio.CapacityLimiter(1)
+        self._lock = trio.Lock()
+
+    async def run(self) -> None:
+        """Record for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._keep_synced)
+            nursery.start_soon(self._keep_filed)
+
+    async def finish(self) -> None:
+        """Write what there is by now, and let go of everything."""
+        with contextlib.suppress(StorageError, Lapped, SegmentError):
+            if self._writer is not None:
+                await self._take()
+                await self._in_thread(self._writer.close)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the segments."""
+        self._ring.close()
+        self._bell.close()
+        self._table.close()
+
+    # --- ring -> log ------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                if self._writer is None:
+                    await self._begin()
+                await self._take()
+            except StorageError as error:
+                if str(error) != self.trouble:
+                    self._log.error("ticks.not_written", error=str(error))
+                self.trouble = str(error)
+                await trio.sleep(RETRY_S)
+                continue
+            self.trouble = ""
+            await trio.sleep(PAUSE_S)
+            with trio.move_on_after(self._flush_s):
+                await self._ring.wait_available(self._bell)
+
+    async def _begin(self) -> None:
+        """Go on where the log ends, if that is of this epoch; else with the oldest row that the ring has."""
+        end = await self._in_thread(read_end, self.folder)
+        last = None if end is None else end.last
+        self._heard = {}
+        if end is not None and last is not None and last.epoch == self._ring.epoch:
+            place = last
+            self._heard = {number: end.names[number] for number in end.live}
+        else:
+            place = Place(self._ring.epoch, self._ring.oldest - 1, self._clock.now_ns())
+        self._ring.cursor = place.cursor
+        self._writer = await self._in_thread(LogWriter, self.folder, place, self._heard)
+
+    async def _take(self) -> None:
+        """Bring what the ring has to the log. Raises StorageError: it is read again."""
+        async with self._lock:
+            while self._writer is not None and await self._take_some(self._writer):
+                pass
+
+    async def _take_some(self, writer: LogWriter) -> bool:
+        """Do so with as many rows as one goes; return whether there are more."""
+        at_ns = self._clock.now_ns()
+        self._learn()
+        before = self._ring.cursor
+        try:
+            found = kept(self._ring.read_nowait(ROWS_IN_ONE_GO), self._wanted)
+        except Lapped as lapped:
+            self.lost += lapped.lost
+            self._log.warning("ticks.lapped", lost=lapped.lost)
+            found = lapped_row(writer.place.at_ns, at_ns, self._ring.cursor, lapped.lost)
+        more = self._ring.cursor < self._ring.published
+        if self.info.state != "live" or more:
+            at_ns = writer.place.at_ns  # what is still to come until now is not in the log yet
+        if not len(found) and at_ns - writer.place.at_ns < SECOND_NS:
+            return more
+        heard = {n: self._names[n] for n in np.unique(found["instrument"]).tolist() if n and n not in self._heard}
+        place = Place(self._ring.epoch, self._ring.cursor, max(at_ns, writer.place.at_ns))
+        try:
+            await self._in_thread(writer.append, found, place, heard)
+        except StorageError:
+            self._ring.cursor = before
+            raise
+        self._heard |= heard
+        for number in dropped(found):
+            self._heard.pop(number, None)
+        self.rows += int(np.isin(found["kind"], list(KINDS.values())).sum())
+        return more
+
+    def _learn(self) -> None:
+        """Look at the feed's new instruments."""
+        count = self._table.count
+        if count == self._seen:
+            return
+        found = {
+            number: name
+            for number in range(self._seen + 1, count + 1)
+            if any(match(name := self._table.fqme(number)) for match in self._matches)
+        }
+        wanted = np.zeros(count + 2, np.bool_)
+        wanted[: self._seen + 1] = self._wanted[: self._seen + 1]
+        wanted[list(found)] = True
+        self._wanted, self._seen = wanted, count
+        self._names |= found
+
+    async def _keep_synced(self) -> None:
+        while True:
+            await trio.sleep(self._flush_s)
+            if self._writer is not None:
+                try:
+                    await self._in_thread(self._writer.sync)
+                except StorageError as error:
+                    self._log.error("ticks.not_synced", error=str(error))
+
+    # --- log -> parquet ---------------------------------------------------------------------------------------
+
+    async def _keep_filed(self) -> None:
+        """Put what predecessors left into parquet files, and then each file of the log that is large or old."""
+        begun_s = trio.current_time()
+        while True:
+            if self._writer is not None:
+                if trio.current_time() - begun_s >= FILE_AGE_S or self._writer.size >= FILE_BYTES_MAX:
+                    await self._rotate()
+                    begun_s = trio.current_time()
+                await self.file(all_but=self._writer.path)
+            await trio.sleep(1.0)
+
+    async def _rotate(self) -> None:
+        """Begin a new file."""
+        async with self._lock:
+            writer = self._writer
+            assert writer is not None
+            try:
+                self._writer = await self._in_thread(LogWriter, self.folder, writer.place, self._heard)
+                await self._in_thread(writer.close)
+            except StorageError as error:
+                self._log.error("ticks.not_written", error=str(error))
+
+    async def file(self, all_but: Path | None = None) -> None:
+        """Put all files of the log but one into parquet files; what can't be is tried again."""
+        for path in await trio.to_thread.run_sync(log_files, self.folder):
+            if path == all_but:
+                continue
+            try:
+                await trio.to_thread.run_sync(partial(file_log, path, self._store))
+            except StorageError as error:
+                self.trouble = str(error)
+                self._log.error("ticks.not_filed", file=path.name, error=str(error))
+                return
+
+    async def _in_thread(self, work: Callable[..., R], *arguments: object) -> R:
+        return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._disk)
+
+
+def file_log(path: Path, store: StorageClient) -> None:
+    """Put a file of the log into parquet files and remove it. May be killed at any time and done again.
+
+    Raises:
+        StorageError: some of it can't be stored now; the file stays.
+    """
+    logged = read_log(path)
+    log = structlog.get_logger("marketd.history")
+    if logged.torn:
+        log.info("ticks.torn", file=str(path))
+    for instrument, name in logged.names.items():
+        for kind in KINDS:
+            _store_ticks(store, Series(name, kind), logged, instrument)
+    if logged.damaged:  # what is behind the damage is lost, and so not known to be complete
+        log.error("ticks.damaged", file=str(path), kept=f"{path.name}.damaged")
+        path.rename(path.with_name(f"{path.name}.damaged"))
+    else:
+        path.unlink()
+
+
+def _store_ticks(store: StorageClient, series: Series, logged: Logged, instrument: int) -> None:
+    rows = logged.rows
+    mine = rows[np.isin(rows["instrument"], (0, instrument))]
+    ticks = mine[mine["kind"] == KINDS[series.what]]
+    spans = from_first(logged.spans[instrument], mine)
+    gaps = gap_ranges(mine, (spans[0][0], spans[-1][1]))
+    with store.writer(series) as writer:
+        writer.write(tick_frame(ticks, series.what), OnOverlap.KEEP, covers=subtract(spans, gaps))
+        writer.mark(gaps, State.MISSING, Provenance.OBSERVED)
+
+
+def _matcher(text: str) -> Callable[[str], object]:
+    return glob_pattern(text).match if is_glob(text) else text.__eq__
