@@ -95,6 +95,7 @@ class Gateway(_Table, frozen=True):
         listen: addresses of the protocol.
         unix: makes a socket in the runtime folder as well.
         http: addresses of HTTP: /v1/bars, /v1/instruments, /ws, /healthz, /readyz, /metrics; none for no HTTP.
+        processes: how many gateways share these addresses and the clients. The Unix socket is the first one's.
         hosts: names by which browsers may reach it, besides IP addresses and localhost.
         limits: of each client.
     """
@@ -103,6 +104,7 @@ class Gateway(_Table, frozen=True):
     unix: bool = True
     http: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:7601"])
     hosts: list[str] = []
+    processes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     limits: LimitsSpec = LimitsSpec()
 
 

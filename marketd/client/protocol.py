@@ -64,7 +64,7 @@ _results: dict[str, msgspec.msgpack.Decoder[Any]] = {
     name: msgspec.msgpack.Decoder(result) for name, (_, result) in messages.METHODS.items()
 }
 STREAM_METHODS = frozenset(
-    {"rows", "columns", "frame", "bars", "snapshot", "replay_completed", "gap", "instruments", "status"}
+    {"rows", "columns", "frame", "bars", "snapshot", "replay_completed", "gap_filled", "gap", "instruments", "status"}
 )
 
 Changed = set[Call | Subscription]

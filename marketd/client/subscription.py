@@ -207,6 +207,9 @@ class Subscription:
             if self.params.from_ns is not None and message.feed not in self._replayed:
                 self._replayed.add(message.feed)
                 self.tell("replay_completed", feed=message.feed)
+        elif isinstance(message, messages.GapFilled):
+            what = f"{message.fqme} {message.kind} {message.from_ns} {message.to_ns} {message.bars}"
+            self.tell("gap_filled", what, feed=message.feed)
         elif isinstance(message, messages.Snapshot):
             for source in snapshot_sources(message, self._names_of(message.feed, message.epoch)):
                 self._put(source)

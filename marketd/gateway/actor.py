@@ -24,15 +24,16 @@ from marketd.gateway.feeds import Feeds
 from marketd.gateway.listen import accept, address_of, open_listeners, peer_of, prepare, raise_file_limit
 from marketd.gateway.manager import HistoryManager
 from marketd.gateway.session import Session, close_socket, leave
-from marketd.gateway.totals import Totals
+from marketd.gateway.totals import plus
 from marketd.gateway.wakeup import Wakeup
-from marketd.rpc.messages import ErrorCode
+from marketd.rpc.messages import ErrorCode, Served
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
     HTTP_PREFIX,
     Demand,
     FeedInfo,
+    FilledRange,
     Found,
     GatewayReady,
     GatewayReport,
@@ -66,14 +67,15 @@ async def run_gateway(actor: ActorHandle) -> None:
     spec = actor.config(GatewaySpec)
     raise_file_limit(spec.limits.clients_max + OWN_FILES)
     with contextlib.ExitStack() as stack:
-        listeners = stack.enter_context(open_listeners(spec.listen))
-        web_listeners = stack.enter_context(open_listeners(spec.http, "gateway.http"))
+        listeners = stack.enter_context(open_listeners(spec.listen, shared=spec.shared))
+        web_listeners = stack.enter_context(open_listeners(spec.http, "gateway.http", shared=spec.shared))
         async with trio.open_nursery() as services:
             feeds = Feeds(services)
             stack.callback(feeds.close)
             gateway = Gateway(spec, actor.link, feeds)
             web = _web_server(gateway, spec) if spec.http else None
             actor.link.handle("feeds_changed", list[FeedInfo], feeds.announce)
+            actor.link.handle("filled", FilledRange, gateway.tell_filled)
             actor.statistics(gateway.report)
             infos = await actor.link.request("feeds", result=list[FeedInfo], timeout_s=FEEDS_TIMEOUT_S)
             await feeds.announce(infos)
@@ -124,8 +126,8 @@ class Gateway:
         self.link = link
         self.feeds = feeds
         self.sessions: set[Session] = set()
-        self._numbers = itertools.count(1)
-        self._gone = Totals()
+        self._numbers = itertools.count(spec.first_client)
+        self._gone = Served()
         self._turned_away = 0
         self._demand = Wakeup()
 
@@ -159,7 +161,7 @@ class Gateway:
         finally:
             self.sessions.discard(session)
             self.feeds.subscribers.discard(session)
-            self._gone = self._gone.plus([session.writer])
+            self._gone = plus(self._gone, [session.writer])
 
     async def _turn_away(self, sock: socket.socket, address: str) -> None:
         log.warning("client.turned_away", address=address, clients=len(self.sessions))
@@ -198,11 +200,16 @@ class Gateway:
     def report(self) -> GatewayReport:
         """What every pulse tells."""
         now_s = trio.current_time()
-        return GatewayReport([session.status(now_s) for session in self.sessions])
+        return GatewayReport([session.status(now_s) for session in self.sessions], self.served())
 
-    def totals(self) -> Totals:
+    def served(self) -> Served:
         """What was done for all clients so far."""
-        return self._gone.plus(session.writer for session in self.sessions)
+        return plus(self._gone, (session.writer for session in self.sessions))
+
+    async def tell_filled(self, told: FilledRange) -> None:
+        """Tell whom it concerns that a venue has told bars afterwards."""
+        for session in self.sessions:
+            session.tell_filled(told)
 
     def demand_changed(self) -> None:
         """Note that feeds have more or fewer subscriptions now."""

@@ -26,18 +26,23 @@ log = structlog.get_logger("marketd.gateway")
 
 
 @contextlib.contextmanager
-def open_listeners(addresses: list[str], key: str = "gateway.listen") -> Iterator[list[socket.socket]]:
+def open_listeners(
+    addresses: list[str], key: str = "gateway.listen", *, shared: bool = False
+) -> Iterator[list[socket.socket]]:
     """Listen on ``host:port`` and ``unix:/path`` addresses; leaving it closes them and removes the socket files.
 
     Args:
         key: of the configuration, where the addresses are.
+        shared: let other gateways listen at the TCP addresses too; the kernel spreads connections over them.
 
     Raises:
         ConfigError: one of them can't be listened on; the text says which and why.
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context((_open_unix if address.startswith(UNIX_PREFIX) else _open_tcp)(address, key))
+            stack.enter_context(
+                _open_unix(address, key) if address.startswith(UNIX_PREFIX) else _open_tcp(address, key, shared=shared)
+            )
             for address in addresses
         ]
 
@@ -108,7 +113,7 @@ def _refusal(address: str, key: str, error: OSError | str) -> ConfigError:
 
 
 @contextlib.contextmanager
-def _open_tcp(address: str, key: str) -> Iterator[socket.socket]:
+def _open_tcp(address: str, key: str, *, shared: bool) -> Iterator[socket.socket]:
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or int(port) > PORT_MAX:  # getaddrinfo would take it modulo 65536
         raise _refusal(address, key, f"{port!r} is no port from 0 to {PORT_MAX}")
@@ -121,6 +126,7 @@ def _open_tcp(address: str, key: str) -> Iterator[socket.socket]:
     with socket.socket(family, kind, protocol) as listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
             listener.bind(name)
             listener.listen(BACKLOG)
         except OSError as error:

@@ -30,6 +30,7 @@ from marketd.gateway.writer import Writer
 from marketd.rpc import messages
 from marketd.rpc.framing import Deframer, FrameTooLarge
 from marketd.rpc.messages import ErrorCode
+from marketd.supervise.messages import FilledRange
 
 if TYPE_CHECKING:
     from marketd.gateway.actor import Gateway
@@ -219,6 +220,14 @@ class Session:
             self.follows_changed()
         elif self in feed.listeners:
             self.writer.wake()
+
+    def tell_filled(self, told: FilledRange) -> None:
+        """Tell the subscriptions that have such bars of the instrument that the venue has told some afterwards."""
+        kind = f"bar.{told.period}"
+        for number, subscription in self.subscriptions.items():
+            if kind in subscription.kinds and subscription.selection.selects(told.fqme):
+                where = (told.feed, told.fqme, kind, told.from_ns, told.to_ns, told.bars)
+                self.writer.put(encode_notification("gap_filled", messages.GapFilled(number, *where)))
 
     def wake_for_rows(self) -> None:
         """Take notice that a feed's head has moved."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from marketd.rpc.messages import Served
 
 
 class Counted(Protocol):
@@ -14,23 +16,27 @@ class Counted(Protocol):
     lost: int
 
 
-class Totals(NamedTuple):
-    """Counts since the gateway's start.
+def plus(served: Served, writers: Iterable[Counted]) -> Served:
+    """Add what was written for some clients."""
+    connections, rows_sent, bytes_sent, lost = (
+        served.connections,
+        served.rows_sent,
+        served.bytes_sent,
+        served.rows_lost,
+    )
+    for writer in writers:
+        connections += 1
+        rows_sent += writer.rows_sent
+        bytes_sent += writer.bytes_sent
+        lost += writer.lost
+    return Served(connections, rows_sent, bytes_sent, lost)
 
-    ``rows_lost`` were overwritten before they could be sent, and were told as gaps.
-    """
 
-    connections: int = 0
-    rows_sent: int = 0
-    bytes_sent: int = 0
-    rows_lost: int = 0
-
-    def plus(self, writers: Iterable[Counted]) -> Totals:
-        """Add what was written for some clients."""
-        connections, rows_sent, bytes_sent, lost = self
-        for writer in writers:
-            connections += 1
-            rows_sent += writer.rows_sent
-            bytes_sent += writer.bytes_sent
-            lost += writer.lost
-        return Totals(connections, rows_sent, bytes_sent, lost)
+def add(one: Served, other: Served) -> Served:
+    """Add what two gateways have done."""
+    return Served(
+        one.connections + other.connections,
+        one.rows_sent + other.rows_sent,
+        one.bytes_sent + other.bytes_sent,
+        one.rows_lost + other.rows_lost,
+    )

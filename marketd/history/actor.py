@@ -37,6 +37,7 @@ from marketd.supervise.messages import (
     FeedInfo,
     FeedPage,
     FilledBars,
+    FilledRange,
     HistorySpec,
     PageResult,
     RoutePage,
@@ -119,7 +120,7 @@ class History:
         live = LiveBars(info, self._spec.periods)
         depth_ns = round(self._spec.depth_days * DAY_NS)
         self.feeds[info.name] = FeedHistory(
-            info, live, self.store, self._asker(info.name), self._fill, self._clock, depth_ns
+            info, live, self.store, self._asker(info.name), self._fill, self._clock, depth_ns, self._announce
         )
 
     def _attach_ticks(self, info: FeedInfo) -> None:
@@ -222,6 +223,10 @@ class History:
     async def _fill(self, told: FilledBars) -> None:
         with contextlib.suppress(ActorError):  # then the supervisor is gone, and so are we in a moment
             await self._link.notify("fill", told)
+
+    async def _announce(self, told: FilledRange) -> None:
+        with contextlib.suppress(ActorError):
+            await self._link.notify("filled", told)
 
     def _asker(self, feed: str) -> Callable[[FeedPage], Awaitable[PageResult]]:
         async def ask(page: FeedPage) -> PageResult:

@@ -18,7 +18,7 @@ from marketd.history.frames import page_frame
 from marketd.history.live import LiveBars, Told
 from marketd.history.paging import needed, settle
 from marketd.periods import parse_period
-from marketd.supervise.messages import FeedInfo, FeedPage, FilledBars, PageResult, SeriesInfo
+from marketd.supervise.messages import FeedInfo, FeedPage, FilledBars, FilledRange, PageResult, SeriesInfo
 from storage.coverage import Coverage, State, ranges
 from storage.intervals import Range, intersect, normalize, subtract
 from storage.layout import Series
@@ -40,6 +40,10 @@ VERIFIED_BARS = 60
 FAILED_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # pauses after pages that failed in a row
 
 R = TypeVar("R")
+
+
+async def _to_nobody(_told: FilledRange) -> None:
+    """Nobody wants to know."""
 
 
 class Piece(NamedTuple):
@@ -77,6 +81,7 @@ class FeedHistory:
         ask: asks the feed for a page.
         tell: lets the sampler have what has come of it.
         depth_ns: how far back the venue is asked.
+        announce: lets whoever has subscribed know what came of it.
 
     Attributes:
         can_ask: whether there is a venue that could have anything.
@@ -93,6 +98,7 @@ class FeedHistory:
         tell: Callable[[FilledBars], Awaitable[None]],
         clock: Clock,
         depth_ns: int,
+        announce: Callable[[FilledRange], Awaitable[None]] = _to_nobody,
     ) -> None:
         self.info = info
         self.can_ask = load(info.backend).open_venues is not None
@@ -103,6 +109,7 @@ class FeedHistory:
         self._store = store
         self._ask = ask
         self._tell = tell
+        self._announce = announce
         self._clock = clock
         self._begin_ns = clock.now_ns() - depth_ns
         self._until_ns: dict[int, int] = {}
@@ -278,8 +285,8 @@ class FeedHistory:
         if span[1] < piece.asked[1]:
             stored.later, stored.later_s = [(span[1], piece.asked[1])], trio.current_time() + ASK_AGAIN_S
         pause_s = await self._keep_page(stored, span, bars) if span[0] < span[1] else 0.0
-        if not pause_s:
-            await self._tell_sampler(piece, bars)
+        if not pause_s and span[0] < span[1]:
+            await self._tell_filled(piece, span, bars)
         self._log.debug(
             "backfill.page",
             series=str(stored.name),
@@ -315,7 +322,7 @@ class FeedHistory:
         bars = await in_thread(bars_of_trades, trades, piece.series, span)
         pause_s = await self._keep_page(stored, span, bars)
         if not pause_s:
-            await self._tell_sampler(piece, bars)
+            await self._tell_filled(piece, span, bars)
         return pause_s
 
     def _note_failure(self, stored: Stored, page: PageResult) -> float:
@@ -344,8 +351,10 @@ class FeedHistory:
             stored.beyond = normalize([*stored.beyond, *doubted])  # the venue has nothing of what is held
         return 0.0
 
-    async def _tell_sampler(self, piece: Piece, bars: list[BarRow]) -> None:
-        """Let the sampler mend those that it still holds."""
+    async def _tell_filled(self, piece: Piece, span: Range, bars: list[BarRow]) -> None:
+        """Let the sampler mend those that it still holds, and clients know."""
+        stored = self.stored[piece.instrument, piece.series.kind]
+        await self._announce(FilledRange(self.info.name, stored.name.fqme, piece.series.name, *span, len(bars)))
         from_ns = self.live.from_ns(piece.series.kind)
         recent = [bar for bar in bars if bar[0] >= from_ns]
         for start in range(0, len(recent), BARS_IN_ONE_GO):

@@ -200,6 +200,18 @@ class HistoryStatus(Result, frozen=True):
     trouble: dict[str, str] = {}
 
 
+class Served(Result, frozen=True):
+    """What the gateways have done for their clients since they started, those that have left included.
+
+    ``rows_lost`` were overwritten before they could be sent, and were told as gaps.
+    """
+
+    connections: int = 0
+    rows_sent: int = 0
+    bytes_sent: int = 0
+    rows_lost: int = 0
+
+
 class StatusResult(Result, frozen=True):
     """The whole daemon. ``ready``: every feed is live (or finished) and no actor is down."""
 
@@ -213,6 +225,7 @@ class StatusResult(Result, frozen=True):
     feeds: list[FeedStatus]
     clients: list[ClientStatus]
     history: HistoryStatus | None = None
+    served: Served = Served()
 
 
 class BackendInfo(Result, frozen=True):
@@ -612,6 +625,21 @@ class ReplayCompleted(Result, frozen=True):
     cursor: int
 
 
+class GapFilled(Result, frozen=True):
+    """The venue has told afterwards what it has of ``[from_ns, to_ns)``: so many ``bars``, which are stored by now.
+
+    Told to who subscribed to this kind of this instrument. Bars in memory that are others then come as rows, revised.
+    """
+
+    subscription: int
+    feed: str
+    fqme: str
+    kind: str
+    from_ns: int
+    to_ns: int
+    bars: int
+
+
 class Gap(Result, frozen=True):
     """Rows that this client will not get, told by the server and not by the feed (those come as ``gap`` rows)."""
 
@@ -713,6 +741,7 @@ NOTIFICATIONS: dict[str, type[Result]] = {
     "bars": Bars,
     "snapshot": Snapshot,
     "replay_completed": ReplayCompleted,
+    "gap_filled": GapFilled,
     "gap": Gap,
     "instruments": Instruments,
     "status": Status,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from marketd.model import MktPair
-from marketd.rpc.messages import ClientStatus, FeedState
+from marketd.rpc.messages import ClientStatus, FeedState, Served
 
 ROUTE_S = 5.0  # what a request that goes through the supervisor may take longer than the work itself
 
@@ -131,7 +131,8 @@ HTTP_PREFIX = "http://"
 class GatewaySpec(msgspec.Struct, frozen=True):
     """``listen``, ``http``: ``host:port`` and ``unix:/path`` addresses. Port 0 takes a free one.
 
-    ``hosts``: names by which browsers may reach it. ``history_socket``: empty where nothing is stored.
+    ``hosts``: names by which browsers may reach it. ``history_socket``: empty where nothing is stored. ``shared``:
+    other gateways listen at the same addresses. ``first_client``: the number of its first client; theirs are others.
     """
 
     instance: str
@@ -140,6 +141,8 @@ class GatewaySpec(msgspec.Struct, frozen=True):
     history_socket: str = ""
     http: list[str] = []
     hosts: list[str] = []
+    shared: bool = False
+    first_client: int = 1
 
 
 # --- supervisor -> feed ---
@@ -249,6 +252,17 @@ class FilledBars(msgspec.Struct, frozen=True):
     bars: list[tuple[int, float, float, float, float, float, int]]
 
 
+class FilledRange(msgspec.Struct, frozen=True):
+    """Notification ``filled``, by way of the supervisor to the gateway: what a venue has told of a range is stored."""
+
+    feed: str
+    fqme: str
+    period: str
+    from_ns: int
+    to_ns: int
+    bars: int
+
+
 # --- sampler -> supervisor ---
 
 
@@ -286,6 +300,7 @@ class GatewayReport(msgspec.Struct, frozen=True):
     """A gateway's statistics, sent with every pulse."""
 
     clients: list[ClientStatus]
+    served: Served = Served()
 
 
 class RoutePage(msgspec.Struct, frozen=True):

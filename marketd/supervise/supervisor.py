@@ -11,6 +11,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial, reduce
 
 import msgspec
 import psutil
@@ -22,18 +23,19 @@ from marketd import __version__
 from marketd.clock import SystemClock
 from marketd.config import Config
 from marketd.errors import ActorError, RequestRefused
+from marketd.gateway.totals import add
 from marketd.model import MktPair
 from marketd.paths import Paths
 from marketd.ring.reader import RingReader
 from marketd.rpc.messages import (
     ActorStatus,
     BackendInfo,
-    ClientStatus,
     FeedState,
     FeedStatus,
     HistoryStatus,
     RecordResult,
     SearchHit,
+    Served,
     StatusResult,
 )
 from marketd.supervise.actor import Child, Tree, open_tree
@@ -52,6 +54,7 @@ from marketd.supervise.messages import (
     FeedSearch,
     FeedSpec,
     FilledBars,
+    FilledRange,
     Found,
     GatewayReady,
     GatewayReport,
@@ -74,6 +77,7 @@ SEARCH_TIMEOUT_S = 5.0
 NOTIFY_TIMEOUT_S = 1.0
 FIND_TIMEOUT_S = 3.0
 SETTLE_TIMEOUT_S = 10.0
+CLIENTS_OF_A_GATEWAY = 1_000_000  # numbers of clients
 
 log = structlog.get_logger("marketd.supervise")
 
@@ -115,7 +119,7 @@ async def run(
                         services.start_soon(supervisor.sampler.keep, tree)
                     if supervisor.history is not None:
                         services.start_soon(supervisor.history.keep, tree)
-                    services.start_soon(supervisor.keep_gateway, tree)
+                    services.start_soon(supervisor.keep_gateways, tree)
                     services.start_soon(supervisor.tell_actors)
                     log.info("daemon.started", instance=config.instance, version=__version__, pid=os.getpid())
                     await supervisor.stopping.wait()
@@ -259,6 +263,10 @@ class FeedService:
         self._report()
 
 
+def _gateway_name(number: int) -> str:
+    return f"gateway.{number + 1}" if number else "gateway"
+
+
 def _actor_spec(name: str, run: str, config: msgspec.Struct, whole: Config) -> ActorSpec:
     return ActorSpec(name=name, run=run, config=msgspec.Raw(msgspec.msgpack.encode(config)), log=_log_spec(whole))
 
@@ -297,22 +305,17 @@ class Supervisor:
         self.feeds = {name: FeedService(name, config, paths, self) for name in config.feeds}
         self.sampler = self._sampler_service() if config.bars.periods else None
         self.history = self._history_service()
-        self.gateway = Service(
-            "gateway",
-            self._gateway_spec,
-            self._gateway_handlers,
-            self.feeds_changed,
-            on_ready=self._gateway_ready,
-            grace_s=GATEWAY_GRACE_S,
-        )
+        self._demands: dict[int, Demand] = {}
+        self._listening = trio.Event()
+        self.gateways = [self._gateway_service(number) for number in range(config.gateway.processes)]
 
     @property
     def services(self) -> list[Service]:
         """All services in the order of their start."""
         others = [service for service in (self.sampler, self.history) if service is not None]
-        return [*(feed.service for feed in self.feeds.values()), *others, self.gateway]
+        return [*(feed.service for feed in self.feeds.values()), *others, *self.gateways]
 
-    async def keep_gateway(self, tree: Tree) -> None:
+    async def keep_gateways(self, tree: Tree) -> None:
         """Let clients in once every feed is live or has failed for the first time, so that names are known by then."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, self.stopping, nursery.cancel_scope)
@@ -320,7 +323,16 @@ class Supervisor:
                 for feed in self.feeds.values():
                     await feed.service.settled.wait()
             nursery.cancel_scope.cancel()
-        await self.gateway.keep(tree)
+        async with trio.open_nursery() as nursery:
+            first, *others = self.gateways
+            nursery.start_soon(first.keep, tree)
+            if others:
+                async with trio.open_nursery() as waiting:  # for the addresses that the first one has
+                    waiting.start_soon(_cancel_when, self.stopping, waiting.cancel_scope)
+                    await self._listening.wait()
+                    waiting.cancel_scope.cancel()
+            for gateway in others:
+                nursery.start_soon(gateway.keep, tree)
 
     async def stop(self) -> None:
         """Stop the feeds, then who reads them; the gateway first gives its clients what the others had written."""
@@ -331,7 +343,9 @@ class Supervisor:
         for service in (self.sampler, self.history):
             if service is not None:
                 await service.stop()
-        await self.gateway.stop()
+        async with trio.open_nursery() as nursery:
+            for gateway in self.gateways:
+                nursery.start_soon(gateway.stop)
 
     async def stop_on_signal(self) -> None:
         """Turn the first SIGINT or SIGTERM into an orderly stop; a second one is not needed and changes nothing."""
@@ -362,7 +376,8 @@ class Supervisor:
             await self._changed.wait()
             self._changed = trio.Event()
             infos = [feed.info() for feed in self.feeds.values()]
-            await self._tell(self.gateway, "feeds_changed", infos)
+            for gateway in self.gateways:
+                await self._tell(gateway, "feeds_changed", infos)
             for service in (self.sampler, self.history):
                 if service is not None:
                     await self._tell(service, "feeds_changed", infos)
@@ -431,10 +446,15 @@ class Supervisor:
     def _history_handlers(self, link: Link) -> None:
         link.handle("page", RoutePage, self._route_page)
         link.handle("fill", FilledBars, self._route_fill)
+        link.handle("filled", FilledRange, self._route_filled)
 
     async def _route_fill(self, told: FilledBars) -> None:
         if self.sampler is not None:
             await self._tell(self.sampler, "fill", told)
+
+    async def _route_filled(self, told: FilledRange) -> None:
+        for gateway in self.gateways:
+            await self._tell(gateway, "filled", told)
 
     async def _route_page(self, request: RoutePage) -> msgspec.Raw:
         link = self._feed_link(request.feed)
@@ -443,13 +463,26 @@ class Supervisor:
 
     # --- what a gateway may ask ---
 
-    def _gateway_spec(self) -> ActorSpec:
+    def _gateway_service(self, number: int) -> Service:
+        return Service(
+            _gateway_name(number),
+            partial(self._gateway_spec, number),
+            partial(self._gateway_handlers, number),
+            self.feeds_changed,
+            on_ready=partial(self._gateway_ready, number),
+            grace_s=GATEWAY_GRACE_S,
+        )
+
+    def _gateway_spec(self, number: int) -> ActorSpec:
+        """Make the spec of one gateway: the first one takes the addresses of the configuration and the Unix socket, and
+        every other one, and each successor, the addresses that it really had."""
         gateway = self._config.gateway
-        # A successor takes the very same addresses.
         http = [address.removeprefix(HTTP_PREFIX) for address in self._addresses if address.startswith(HTTP_PREFIX)]
         listen = [address for address in self._addresses if not address.startswith(HTTP_PREFIX)] or list(gateway.listen)
         unix = f"unix:{self._paths.socket}"
-        if gateway.unix and unix not in listen:
+        if number:
+            listen = [address for address in listen if not address.startswith("unix:")]
+        elif gateway.unix and unix not in listen:
             listen.append(unix)
         spec = GatewaySpec(
             instance=self._config.instance,
@@ -458,21 +491,26 @@ class Supervisor:
             history_socket=str(self._paths.history_socket) if self.history is not None else "",
             http=http or gateway.http,
             hosts=gateway.hosts,
+            shared=gateway.processes > 1,
+            first_client=1 + number * CLIENTS_OF_A_GATEWAY,
         )
-        return _actor_spec("gateway", "marketd.gateway.actor:run_gateway", spec, self._config)
+        return _actor_spec(_gateway_name(number), "marketd.gateway.actor:run_gateway", spec, self._config)
 
-    def _gateway_handlers(self, link: Link) -> None:
+    def _gateway_handlers(self, number: int, link: Link) -> None:
         link.handle("feeds", None, self._answer_feeds)
         link.handle("status", None, self.status)
         link.handle("backends", None, self._answer_backends)
         link.handle("search", RouteSearch, self._route_search)
         link.handle("find", RouteFind, self._route_find)
         link.handle("record", RouteRecord, self._route_record)
-        link.handle("demand", Demand, self._note_demand)
+        link.handle("demand", Demand, partial(self._note_demand, number))
 
-    def _gateway_ready(self, child: Child) -> None:
+    def _gateway_ready(self, number: int, child: Child) -> None:
+        if number:
+            return
         first = not self._addresses
         self._addresses = msgspec.msgpack.decode(child.info, type=GatewayReady).addresses
+        self._listening.set()
         whole = self._paths.addresses.with_suffix(".new")  # whoever waits for the file must not see half of it
         whole.write_text(json.dumps(self._addresses))
         whole.replace(self._paths.addresses)
@@ -530,12 +568,13 @@ class Supervisor:
             raise RequestRefused("unavailable", f"the feed {name!r} is {feed.state} right now")
         return feed.service.child.link
 
-    async def _note_demand(self, demand: Demand) -> None:
+    async def _note_demand(self, number: int, demand: Demand) -> None:
         """Pass on what clients want; at the first subscription of all, let the replays begin that wait for it."""
+        self._demands[number] = demand
         wanted = any(demand.subscriptions.values())
         for feed in self.feeds.values():
             feed.begun = feed.begun or wanted
-            feed.demanded = sorted(demand.names.get(feed.name, []))
+            feed.demanded = sorted({name for each in self._demands.values() for name in each.names.get(feed.name, [])})
         self.feeds_changed()
 
     # --- status ---
@@ -543,6 +582,7 @@ class Supervisor:
     async def status(self) -> StatusResult:
         """The whole daemon, from what its actors last said: nobody is waited for."""
         feeds = [feed.status() for feed in self.feeds.values()]
+        reports = self._gateway_reports()
         running = all(service.state == "live" for service in self.services)
         with self._process.oneshot():
             cpu = self._process.cpu_times()
@@ -564,8 +604,9 @@ class Supervisor:
             now_ns=SystemClock().now_ns(),
             actors=[own, *(service.status() for service in self.services)],
             feeds=feeds,
-            clients=self._clients(),
+            clients=[client for report in reports for client in report.clients],
             history=self._stored(),
+            served=reduce(add, (report.served for report in reports), Served()),
         )
 
     def sampled(self, feed: str) -> dict[str, int]:
@@ -582,8 +623,10 @@ class Supervisor:
             return None
         return msgspec.msgpack.decode(child.last_pulse.statistics, type=HistoryStatus)
 
-    def _clients(self) -> list[ClientStatus]:
-        child = self.gateway.child
-        if child is None or child.last_pulse is None or not len(child.last_pulse.statistics):
-            return []
-        return msgspec.msgpack.decode(child.last_pulse.statistics, type=GatewayReport).clients
+    def _gateway_reports(self) -> list[GatewayReport]:
+        pulses = [gateway.child.last_pulse for gateway in self.gateways if gateway.child is not None]
+        return [
+            msgspec.msgpack.decode(pulse.statistics, type=GatewayReport)
+            for pulse in pulses
+            if pulse is not None and len(pulse.statistics)
+        ]

@@ -41,7 +41,7 @@ async def metrics(request: Request) -> Response:
     """Answer in Prometheus' text format."""
     gateway: Gateway = request.app.state.gateway
     status = await daemon_status(gateway.link)
-    return Response(exposition(status, len(gateway.sessions), gateway.totals()), media_type=CONTENT_TYPE)
+    return Response(exposition(status), media_type=CONTENT_TYPE)
 
 
 def readiness(status: StatusResult) -> Readiness:

@@ -11,8 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from marketd.clock import SECOND_NS
-from marketd.gateway.totals import Totals
-from marketd.rpc.messages import ActorStatus, FeedStatus, HistoryStatus, StatusResult
+from marketd.rpc.messages import ActorStatus, FeedStatus, HistoryStatus, Served, StatusResult
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 T = TypeVar("T")
@@ -20,18 +19,16 @@ T = TypeVar("T")
 _STATES = ("starting", "live", "down", "failing", "finished", "stopped")
 
 
-def exposition(status: StatusResult, clients: int, totals: Totals) -> bytes:
+def exposition(status: StatusResult) -> bytes:
     """Return all metrics in the text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Status(status, clients, totals))
+    registry.register(_Status(status))
     return generate_latest(registry)
 
 
 class _Status(Collector):
-    def __init__(self, status: StatusResult, clients: int, totals: Totals) -> None:
+    def __init__(self, status: StatusResult) -> None:
         self._status = status
-        self._clients = clients
-        self._totals = totals
 
     def collect(self) -> Iterator[Metric]:
         status = self._status
@@ -42,8 +39,8 @@ class _Status(Collector):
         yield GaugeMetricFamily("marketd_uptime_seconds", "Since the daemon's start.", status.uptime_s)
         yield from _actors(status.actors)
         yield from _feeds(status.feeds)
-        yield GaugeMetricFamily("marketd_clients", "Clients that are connected.", self._clients)
-        yield from _clients(self._totals)
+        yield GaugeMetricFamily("marketd_clients", "Clients that are connected.", len(status.clients))
+        yield from _clients(status.served)
         if status.history is not None:
             yield from _history(status.history)
 
@@ -83,12 +80,12 @@ def _feeds(feeds: list[FeedStatus]) -> Iterator[Metric]:
                  lambda feed: feed.last_received_ns / SECOND_NS)  # fmt: skip
 
 
-def _clients(totals: Totals) -> Iterator[Metric]:
+def _clients(served: Served) -> Iterator[Metric]:
     for name, text, value in (
-        ("connections", "Connections that clients have made.", totals.connections),
-        ("rows_sent", "Rows sent to clients.", totals.rows_sent),
-        ("bytes_sent", "Bytes sent to clients.", totals.bytes_sent),
-        ("rows_lost", "Rows overwritten before a slow client took them; each was told as a gap.", totals.rows_lost),
+        ("connections", "Connections that clients have made.", served.connections),
+        ("rows_sent", "Rows sent to clients.", served.rows_sent),
+        ("bytes_sent", "Bytes sent to clients.", served.bytes_sent),
+        ("rows_lost", "Rows overwritten before a slow client took them; each was told as a gap.", served.rows_lost),
     ):
         yield CounterMetricFamily(f"marketd_client_{name}", text, value)
 

@@ -326,6 +326,7 @@ def test_outage_is_filled_by_the_venue_and_who_listens_hears_of_it(venue: VenueP
     fqme = "btc/usdt.spot.binance"
     filled: dict[tuple[str, int], np.void] = {}
     missing: set[tuple[str, int]] = set()
+    told: list[list[str]] = []
     with (
         running(tmp_path, text) as daemon,
         connect(daemon.address) as md,
@@ -336,6 +337,8 @@ def test_outage_is_filled_by_the_venue_and_who_listens_hears_of_it(venue: VenueP
         deadline_s = time.monotonic() + 40
         while time.monotonic() < deadline_s and not {"bar.1s", "bar.5s"} <= {kind for kind, _ in filled}:
             frame = stream.wait_next(1.0)
+            if frame is not None and frame.state == "gap_filled":
+                told.append(frame.detail.split())
             for row in frame.rows if frame is not None and frame.kind.startswith("bar.") else ():
                 key = (frame.kind, int(row["open_ns"]))
                 if row["state"] == BarState.MISSING:
@@ -347,5 +350,10 @@ def test_outage_is_filled_by_the_venue_and_who_listens_hears_of_it(venue: VenueP
             assert row["state"] == BarState.REVISED
             [expected] = truth(venue, "BTC/USDT", open_ns, open_ns + 1, SECOND_NS * int(kind[4])).iter_rows(named=True)
             assert {name: row[name] for name in expected} == expected
+        assert {name for name, *_ in told} == {fqme}
+        assert {kind for _, kind, *_ in told} >= {"bar.1s"}
+        for kind, open_ns in filled:
+            if kind == "bar.1s":  # those that are stored
+                assert any(int(start) <= open_ns < int(end) for _, each, start, end, _ in told if each == kind)
         opens_ns = [open_ns for kind, open_ns in missing if kind == "bar.1s"]
         wait_for(lambda: not md.history(fqme, "1s", start=min(opens_ns), end=max(opens_ns)).missing, 20, "no gap")

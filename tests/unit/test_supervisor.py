@@ -73,7 +73,8 @@ async def test_actor_that_starts_slowly_learns_what_changed_meanwhile(name: str,
     paths.create()
     with open_segments(config, paths), trio.fail_after(5):
         supervisor = Supervisor(config, paths, None)
-        service, tree = getattr(supervisor, name), SlowTree()
+        service = next(service for service in supervisor.services if service.name == name)
+        tree = SlowTree()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.tell_actors)
             nursery.start_soon(service.keep, tree)

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.datastructures import QueryParams
 
 from marketd.gateway.decode import Refusal
-from marketd.gateway.totals import Totals
+from marketd.gateway.totals import add, plus
 from marketd.periods import parse_period
 from marketd.ring.steps import BarState
 from marketd.rpc import messages
@@ -167,11 +167,12 @@ def status(state: str = "live") -> messages.StatusResult:
         ],
         clients=[],
         history=messages.HistoryStatus(1, 2, 3, 4, trouble={"sim": "banned"}),
+        served=messages.Served(5, 6, 7, 8),
     )
 
 
 def test_metrics_are_what_prometheus_reads() -> None:
-    text = exposition(status("down"), 1, Totals(5, 6, 7, 8)).decode()
+    text = exposition(status("down")).decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -198,7 +199,9 @@ def test_totals_keep_what_was_sent_to_clients_that_have_left() -> None:
     class Gone:
         rows_sent, bytes_sent, lost = 1, 20, 3
 
-    assert Totals(1, 1, 1, 1).plus([Gone(), Gone()]) == (3, 3, 41, 7)
+    served = plus(messages.Served(1, 1, 1, 1), [Gone(), Gone()])
+    assert served == messages.Served(3, 3, 41, 7)
+    assert add(served, served) == messages.Served(6, 6, 82, 14)
 
 
 # --- pages of a browser -----------------------------------------------------------------------------------------------
