@@ -10,7 +10,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 
 from marketd.gateway.decode import Refusal
 from marketd.rpc.messages import ErrorCode
@@ -32,6 +33,7 @@ ROUTES = (
     Route("/readyz", readyz),
     Route("/metrics", metrics),
     WebSocketRoute("/ws", conversation),
+    Mount("/client", StaticFiles(packages=[("marketd.client", "javascript")])),
 )
 _STATUS = {
     ErrorCode.INVALID_PARAMS: 400,

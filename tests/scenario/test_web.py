@@ -249,6 +249,10 @@ async def test_health_instruments_and_what_is_not_there(tmp_path: Path) -> None:
         assert json.loads((await fetch(f"{harness.http}/v1/instruments/I2usd.sim"))[2])["market"]["dst"] == "i2"
         status, _, body = await fetch(f"{harness.http}/v1/instruments/i9/usd.sim")
         assert (status, error_of(body)[:40]) == (404, "no feed has an instrument 'i9/usd.sim'; ")
+        status, headers, body = await fetch(f"{harness.http}/client/marketd.js")
+        assert (status, headers["content-type"].split(";")[0]) == (200, "text/javascript")
+        assert b"export async function connect" in body
+        assert (await fetch(f"{harness.http}/client/../sync.py"))[0] == 404
         status, _, body = await fetch(f"{harness.http}/v1/candles")
         assert status == 404
         assert error_of(body).startswith("there is no /v1/candles; there are /v1/bars, /v1/ticks")

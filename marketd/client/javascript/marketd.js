@@ -1,6 +1,6 @@
 // A client of marketd for browsers and Node, without dependencies, written from docs/protocol.md alone.
 //
-//   import { connect } from "http://127.0.0.1:7601/marketd.js";
+//   import { connect } from "http://127.0.0.1:7601/client/marketd.js";
 //
 //   const md = await connect("ws://127.0.0.1:7601/ws");
 //   for await (const frame of await md.subscribe(["*.sim"], { kinds: ["trade", "quote"] })) {
@@ -178,7 +178,10 @@ export class Client {
     this._transport = undefined;
     this._byNumber.clear();
     this._fail(new Error(`the connection to ${this.address} was lost: ${reason}`));
-    for (const stream of this._streams) stream._tell({ state: "disconnected", detail: reason });
+    for (const stream of this._streams) {
+      stream._tell({ state: "disconnected", detail: reason });
+      stream._lost = true;
+    }
     if (this._reconnect) this._comeBack();
     else this.close();
   }
@@ -216,6 +219,7 @@ export class Stream {
     this._reader = undefined;
     this._paused = false;
     this._held = false;
+    this._lost = false; // and told so, and not resumed yet
     this._ended = false;
   }
 
@@ -275,6 +279,8 @@ export class Stream {
   }
 
   _opened(result) {
+    if (this._lost) this._tell({ state: "reconnected", detail: "" });
+    this._lost = false;
     this.result = result;
     this._client._byNumber.set(result.subscription, this);
     const read = new Set(result.feeds.map((feed) => feed.name));
@@ -291,7 +297,6 @@ export class Stream {
         await this._open();
         this._held = false;
         if (this._paused) await this.update({ paused: true });
-        this._tell({ state: "reconnected", detail: "" });
         return;
       } catch (error) {
         if (!(error instanceof RequestError)) return; // lost again: whoever comes back resumes

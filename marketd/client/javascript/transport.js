@@ -17,6 +17,9 @@ function openWebSocket(address, handlers) {
       resolve({ send: (bytes) => socket.send(bytes), close: () => socket.close() });
     };
     socket.onmessage = (event) => handlers.message(new Uint8Array(event.data));
+    socket.onerror = () => { // Node 20 says no more than this where nobody listens
+      if (!open) reject(new Error(`can't connect to ${address}`));
+    };
     socket.onclose = (event) => {
       const reason = event.reason || `closed with code ${event.code}`;
       if (open) handlers.closed(reason);
