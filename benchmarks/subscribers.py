@@ -3,8 +3,9 @@
     python -m benchmarks.subscribers [--json] [--seconds 3] [--counts 1,10,100,1000] [--nats-server PATH]
 
 Every subscriber has a connection of its own; up to two reader processes hold them. A publisher is as fast as the
-slowest subscriber lets it be. NATS and ZeroMQ get the same 72-byte rows, one to a message, since that is how they are used, and
-once more 64 to a message. Latency is taken at 20,000 rows/s with ten subscribers, each a process, as in `fanout.py`.
+slowest subscriber lets it be. NATS and ZeroMQ get the same 72-byte rows, one to a message, since that is how they are
+used, and once more 64 to a message. Latency is taken at 20,000 rows/s with ten subscribers, each a process, as in
+`fanout.py`.
 
 NATS is the `nats-server` of the PATH (Debian has it), or the one that is named. What is not there is left out.
 """
