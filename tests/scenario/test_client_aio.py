@@ -213,6 +213,7 @@ def test_update_and_pause_change_what_comes(server: FakeServer, run: Run) -> Non
 
 def test_errors_have_their_types_and_come_without_groups(server: FakeServer, run: Run) -> None:
     """R80, as far as there is an asyncio side here, the client's: what goes wrong is an exception of its own type."""
+
     async def scenario() -> None:
         server.world.refuse["instrument"] = messages.ErrorBody(-32002, "no feed has x", {"code": "unknown_instrument"})
         server.world.mute = {"backends"}
