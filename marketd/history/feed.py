@@ -207,10 +207,10 @@ class FeedHistory:
     def missing(self, instrument: int, kind: int) -> list[Range]:
         """Return what is to be asked for of one series, in order of time."""
         stored, period_ns = self.stored[instrument, kind], self.live.series[kind].period_ns
-        until_ns = self._reached_ns(instrument, kind) // period_ns * period_ns
+        until_ns = self.reached_ns(instrument, kind) // period_ns * period_ns
         return needed(stored.coverage, self._begin_ns, until_ns, period_ns, stored.beyond)
 
-    def _reached_ns(self, instrument: int, kind: int) -> int:
+    def reached_ns(self, instrument: int, kind: int) -> int:
         """Return up to when bars are for the venue to tell; those that end later the sampler tells."""
         settled_ns = self._clock.now_ns() - SETTLE_NS
         told_ns = self._until_ns.get(kind, 0)  # 0: no bar of this kind is out, and none was written
@@ -224,7 +224,7 @@ class FeedHistory:
         """
         stored, period_ns = self.stored[instrument, kind], self.live.series[kind].period_ns
         start_ns = start_ns // period_ns * period_ns
-        end_ns = min(end_ns, self._reached_ns(instrument, kind)) // period_ns * period_ns
+        end_ns = min(end_ns, self.reached_ns(instrument, kind)) // period_ns * period_ns
         stored.beyond, stored.retry_s, stored.later_s = [], 0.0, 0.0
         stored.coverage = await in_thread(keeping.want, self._store, stored.name, [(start_ns, end_ns)])
         self.wake()

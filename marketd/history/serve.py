@@ -315,7 +315,10 @@ def gaps(store: StorageClient, query: GapsQuery) -> list[GapSpan]:
 def left(feed: FeedHistory, instrument: int, kind: int, query: WantQuery | LeftQuery) -> Left:
     """Say what of a range is still missing, and whether more of it can come."""
     period_ns = feed.live.series[kind].period_ns
-    asked: Range = (query.start_ns // period_ns * period_ns, query.end_ns // period_ns * period_ns)
+    # The newest bar may be out and on its way to the disk: it is not missing.
+    start_ns = query.start_ns // period_ns * period_ns
+    end_ns = min(query.end_ns, feed.reached_ns(instrument, kind)) // period_ns * period_ns
+    asked: Range = (start_ns, max(start_ns, end_ns))
     bars = (asked[1] - asked[0]) // period_ns
     wanted = feed.missing(instrument, kind)
     stored = feed.stored[instrument, kind]

@@ -25,7 +25,7 @@ processes = 3
 backend = "sim"
 instruments = 4
 """
-CLIENTS = 24
+CLIENTS = 40  # that none of them comes to one of three gateways happens once in ten million times
 OF_A_GATEWAY = 1_000_000
 
 
@@ -56,8 +56,8 @@ def test_clients_are_spread_and_outlive_the_death_of_their_gateway(tmp_path: Pat
                         break
 
         read(20)
-        spread = wait_for(lambda: len(found := gateway_of(daemon)) == 3 and found, 10, "clients at every gateway")
-        assert sum(spread.values()) >= CLIENTS  # type: ignore[attr-defined]
+        wait_for(lambda: sum(gateway_of(daemon).values()) >= CLIENTS, 10, "every gateway's pulse")
+        assert len(gateway_of(daemon)) == 3
         pids = daemon.pids()
         assert {"gateway", "gateway.2", "gateway.3"} <= pids.keys()
         for name in ("gateway.2", "gateway"):

@@ -11,8 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from marketd.clock import SECOND_NS
 from marketd.history.frames import newest_of_each, page_frame, told_frame
 from marketd.history.paging import needed, settle
+from marketd.history.serve import left
+from marketd.history.wire import LeftQuery
 from marketd.model import Flag
 from marketd.ring.steps import BAR, BarState
 from marketd.supervise.messages import PageResult
@@ -20,7 +23,7 @@ from storage.combine import OnOverlap
 from storage.coverage import State, mark
 from storage.layout import Series
 from storage.schema import Provenance
-from tests.history_harness import FQME, KIND, MINUTE_NS, NEWEST, FakeVenue, Harness, bar, shuffled, told_rows
+from tests.history_harness import FQME, KIND, MINUTE_NS, NEWEST, NOW_NS, FakeVenue, Harness, bar, shuffled, told_rows
 
 ALL = range(NEWEST - 200, NEWEST)
 
@@ -41,6 +44,18 @@ async def test_newest_stored_bar_is_the_latest_closed_one(tmp_path: Path):
     harness.live.begun = False
     await harness.fill()
     assert harness.numbers()[-1] == NEWEST - 1
+
+
+async def test_bar_that_is_over_and_not_told_yet_is_not_reported_as_missing(tmp_path: Path):
+    """A backfill up to now, a moment after a minute's end, said that one bar was missing and never came."""
+    harness = Harness(tmp_path, FakeVenue(ALL), depth=20)
+    await harness.fill()
+    start_ns = NOW_NS - 10 * MINUTE_NS
+    for later_ns in (0, 30 * SECOND_NS, 31 * SECOND_NS, 45 * SECOND_NS):  # over the end of the minute, and on
+        harness.clock.ns += later_ns
+        found = left(harness.feed, 1, KIND, LeftQuery(FQME, "1m", start_ns, harness.clock.ns))
+        assert (found.bars, found.missing, found.over) == (10, 0, True)
+    assert left(harness.feed, 1, KIND, LeftQuery(FQME, "1m", harness.clock.ns, harness.clock.ns)).bars == 0
 
 
 async def test_rows_of_a_page_in_any_order_are_placed_by_their_own_times(tmp_path: Path):
