@@ -8,14 +8,19 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from marketd.ring import layout, steps
+from marketd.rpc.framing import PREFIX, frame
 from tests.conftest import PROJECT
 from tests.scenario.daemon import Daemon, running, wait_for
 
@@ -183,3 +188,66 @@ def test_nobody_there_and_no_address(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True)  # type: ignore[arg-type]
         assert done.returncode == 1
         assert said in done.stderr
+
+
+class RudeServer:
+    """Serves one client, hangs up on it, and from then on refuses every hello; or hangs up at each."""
+
+    def __init__(self, *, serve_first: bool) -> None:
+        self.connections = 0
+        self._serve = serve_first
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self.connections += 1
+                with contextlib.suppress(OSError), sock:
+                    self._answer(sock)
+
+    def _answer(self, sock: socket.socket) -> None:
+        request = self._read(sock)
+        if not self._serve:
+            error = {"code": -32005, "message": "too many", "data": {"code": "limit_exceeded"}}
+            sock.sendall(frame(msgspec.msgpack.encode({"id": request["id"], "error": error})))
+            return
+        self._serve = False
+        hello = {"version": 1, "instance": "rude", "heartbeat_s": 0.0} | {
+            "row_hash": f"{layout.dtype_hash():016x}",
+            "step_hash": f"{steps.STEPS.hash():016x}",
+        }
+        sock.sendall(frame(msgspec.msgpack.encode({"id": request["id"], "result": hello})))
+        result = {"subscription": 1, "feeds": [], "unmatched": []}
+        sock.sendall(frame(msgspec.msgpack.encode({"id": self._read(sock)["id"], "result": result})))
+        time.sleep(0.2)
+
+    def _read(self, sock: socket.socket) -> Any:
+        (size,) = PREFIX.unpack(sock.recv(PREFIX.size, socket.MSG_WAITALL))
+        return msgspec.msgpack.decode(sock.recv(size, socket.MSG_WAITALL))
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_server_that_refuses_is_asked_less_and_less_often() -> None:
+    """Each refusal began another loop of attempts beside the first one."""
+    with contextlib.closing(RudeServer(serve_first=True)) as server, Follower(server.address) as follower:
+        follower.next(lambda line: line.get("state") == "disconnected")
+        wait_for(lambda: server.connections > 3, 20, "some attempts")
+        had, began_s = server.connections, time.monotonic()
+        time.sleep(3.0)
+        # 0.8 s doubling to 5 s, each times a random number from 0 to 1: a loop alone makes a handful of them.
+        assert server.connections - had < 15, time.monotonic() - began_s
+
+
+def test_client_that_was_never_let_in_ends() -> None:
+    with contextlib.closing(RudeServer(serve_first=False)) as server:
+        script = str(PROJECT / "tests" / "javascript" / "follow.mjs")
+        command = [NODE, script, server.address, "*", "trade", "lossless"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)  # type: ignore[arg-type]
+        assert done.returncode == 1
+        assert "limit_exceeded" in done.stderr
+        assert server.connections == 1

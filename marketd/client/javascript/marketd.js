@@ -67,6 +67,7 @@ export class Client {
     this._streams = new Set();
     this._byNumber = new Map();
     this._heardAt = 0;
+    this._greeted = false; // hello was answered on this connection
     this._timer = undefined;
   }
 
@@ -81,9 +82,11 @@ export class Client {
     try {
       this.server = await this._ask("hello", this._hello);
     } catch (error) {
-      this._transport.close();
+      this._transport?.close();
+      this._transport = undefined;
       throw error;
     }
+    this._greeted = true;
     if (this.server.heartbeat_s > 0) {
       this._timer = setInterval(() => this._beat(), (this.server.heartbeat_s * 1000) / 2);
       this._timer.unref?.();
@@ -178,6 +181,8 @@ export class Client {
     this._transport = undefined;
     this._byNumber.clear();
     this._fail(new Error(`the connection to ${this.address} was lost: ${reason}`));
+    if (!this._greeted) return; // whoever opens it is told, and tries again if that is wanted
+    this._greeted = false;
     for (const stream of this._streams) {
       stream._tell({ state: "disconnected", detail: reason });
       stream._lost = true;
@@ -193,6 +198,10 @@ export class Client {
         await this.open();
       } catch {
         continue; // nobody answers yet: that is why we try again
+      }
+      if (this.closed) {
+        this.close(); // meanwhile
+        return;
       }
       for (const stream of this._streams) stream._resume();
       return;
