@@ -97,12 +97,17 @@ class LogWriter:
             numbers = [int(path.stem) for path in log_files(folder)]
             self.path = folder / f"{max(numbers, default=0) + 1:08d}{SUFFIX}"
             self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        try:
             self._append(ROWS, place, b"")
             self._append(NAMES, place, _encode(dict(names)))
             self.sync()
             sync_folder(folder)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
+        except (OSError, StorageError) as error:
+            self._file.close()
+            self.path.unlink(missing_ok=True)  # or a full disk would have another one at each attempt
+            raise error if isinstance(error, StorageError) else _unwritable(folder, error) from error
 
     def append(self, rows: NDArray[np.void], place: Place, names: Mapping[int, str]) -> None:
         """Add rows, dtype ``layout.ROW``, and names that are new; a process that is killed now does not lose them.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -217,8 +217,13 @@ class History:
             pages_failed=sum(feed.pages_failed for feed in feeds),
             verified=sum(feed.verified for feed in feeds),
             differing=sum(feed.differing for feed in feeds),
-            trouble={feed.info.name: feed.trouble for feed in feeds if feed.trouble},
+            trouble={name: text for name, text in self._troubles() if text},
         )
+
+    def _troubles(self) -> Iterator[tuple[str, str]]:
+        """Yield why a feed's ticks are not stored, and why its pages do not come; of one feed the latter counts."""
+        yield from ((name, recorder.trouble) for name, recorder in self.recorders.items())
+        yield from ((name, feed.trouble) for name, feed in self.feeds.items())
 
     async def _fill(self, told: FilledBars) -> None:
         with contextlib.suppress(ActorError):  # then the supervisor is gone, and so are we in a moment

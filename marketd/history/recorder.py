@@ -7,7 +7,6 @@ to the parquet files of their instruments; only then is it removed. A successor 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from marketd.clock import SECOND_NS, Clock
 from marketd.errors import Lapped, SegmentError, StorageError
-from marketd.fqme import glob_pattern, is_glob
+from marketd.fqme import glob_pattern
 from marketd.history.ticks import KINDS, from_first, gap_ranges, kept, lapped_row, tick_frame
 from marketd.ring.doorbell import Bell
 from marketd.ring.reader import RingReader
@@ -29,10 +28,10 @@ from marketd.supervise.messages import FeedInfo
 from storage.client import StorageClient
 from storage.combine import OnOverlap
 from storage.coverage import State
-from storage.intervals import subtract
+from storage.intervals import Range, subtract
 from storage.layout import Series
 from storage.schema import Provenance
-from storage.ticklog import Logged, LogWriter, Place, dropped, log_files, read_end, read_log
+from storage.ticklog import LogWriter, Place, dropped, log_files, read_end, read_log
 
 FILE_BYTES_MAX = 64 << 20  # then its rows go to parquet files
 FILE_AGE_S = 600.0
@@ -54,9 +53,7 @@ class Recorder:
         flush_s: at most so much is lost by a power cut.
 
     Attributes:
-        rows: how many ticks went to the log.
-        lost: how many rows were overwritten before they were read.
-        trouble: why nothing is recorded now; empty if it is.
+        trouble: why nothing is recorded now, or not put into parquet files; empty if all is well.
     """
 
     def __init__(
@@ -71,10 +68,9 @@ class Recorder:
         """Attach to the feed's ring. Raises SegmentError."""
         self.info = info
         self.folder = folder
-        self.rows = self.lost = 0
-        self.trouble = ""
+        self._unwritten = self._unfiled = ""  # why
         self._store = store
-        self._matches = [_matcher(text.strip().lower()) for text in instruments]
+        self._matches = [glob_pattern(text).match for text in instruments]
         self._flush_s = flush_s
         self._clock = clock
         self._log = structlog.get_logger("marketd.history").bind(feed=info.name)
@@ -89,6 +85,11 @@ class Recorder:
         self._disk = trio.CapacityLimiter(1)
         self._lock = trio.Lock()
 
+    @property
+    def trouble(self) -> str:
+        """See the class."""
+        return self._unwritten or self._unfiled
+
     async def run(self) -> None:
         """Record for ever."""
         async with trio.open_nursery() as nursery:
@@ -98,10 +99,12 @@ class Recorder:
 
     async def finish(self) -> None:
         """Write what there is by now, and let go of everything."""
-        with contextlib.suppress(StorageError, Lapped, SegmentError):
+        try:
             if self._writer is not None:
                 await self._take()
                 await self._in_thread(self._writer.close)
+        except (StorageError, SegmentError) as error:
+            self._log.error("ticks.not_written", error=str(error))
         self.close()
 
     def close(self) -> None:
@@ -119,12 +122,12 @@ class Recorder:
                     await self._begin()
                 await self._take()
             except StorageError as error:
-                if str(error) != self.trouble:
+                if str(error) != self._unwritten:
                     self._log.error("ticks.not_written", error=str(error))
-                self.trouble = str(error)
+                self._unwritten = str(error)
                 await trio.sleep(RETRY_S)
                 continue
-            self.trouble = ""
+            self._unwritten = ""
             await trio.sleep(PAUSE_S)
             with trio.move_on_after(self._flush_s):
                 await self._ring.wait_available(self._bell)
@@ -156,7 +159,6 @@ class Recorder:
         try:
             found = kept(self._ring.read_nowait(ROWS_IN_ONE_GO), self._wanted)
         except Lapped as lapped:
-            self.lost += lapped.lost
             self._log.warning("ticks.lapped", lost=lapped.lost)
             found = lapped_row(writer.place.at_ns, at_ns, self._ring.cursor, lapped.lost)
         more = self._ring.cursor < self._ring.published
@@ -174,7 +176,6 @@ class Recorder:
         self._heard |= heard
         for number in dropped(found):
             self._heard.pop(number, None)
-        self.rows += int(np.isin(found["kind"], list(KINDS.values())).sum())
         return more
 
     def _learn(self) -> None:
@@ -233,10 +234,12 @@ class Recorder:
                 continue
             try:
                 await trio.to_thread.run_sync(partial(file_log, path, self._store))
-            except StorageError as error:
-                self.trouble = str(error)
-                self._log.error("ticks.not_filed", file=path.name, error=str(error))
+            except (StorageError, OSError) as error:
+                if str(error) != self._unfiled:
+                    self._log.error("ticks.not_filed", file=path.name, error=str(error))
+                self._unfiled = str(error)
                 return
+        self._unfiled = ""
 
     async def _in_thread(self, work: Callable[..., R], *arguments: object) -> R:
         return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._disk)
@@ -246,15 +249,19 @@ def file_log(path: Path, store: StorageClient) -> None:
     """Put a file of the log into parquet files and remove it. May be killed at any time and done again.
 
     Raises:
-        StorageError: some of it can't be stored now; the file stays.
+        StorageError, OSError: some of it can't be stored now; the file stays.
     """
     logged = read_log(path)
     log = structlog.get_logger("marketd.history")
     if logged.torn:
         log.info("ticks.torn", file=str(path))
+    rows = logged.rows[np.argsort(logged.rows["instrument"], kind="stable")]  # together what is of one
+    everyones = rows[: np.searchsorted(rows["instrument"], 1)]
     for instrument, name in logged.names.items():
+        first, after = np.searchsorted(rows["instrument"], [instrument, instrument + 1])
+        mine = np.concatenate([everyones, rows[first:after]])
         for kind in KINDS:
-            _store_ticks(store, Series(name, kind), logged, instrument)
+            _store_ticks(store, Series(name, kind), mine, logged.spans[instrument])
     if logged.damaged:  # what is behind the damage is lost, and so not known to be complete
         log.error("ticks.damaged", file=str(path), kept=f"{path.name}.damaged")
         path.rename(path.with_name(f"{path.name}.damaged"))
@@ -262,16 +269,10 @@ def file_log(path: Path, store: StorageClient) -> None:
         path.unlink()
 
 
-def _store_ticks(store: StorageClient, series: Series, logged: Logged, instrument: int) -> None:
-    rows = logged.rows
-    mine = rows[np.isin(rows["instrument"], (0, instrument))]
-    ticks = mine[mine["kind"] == KINDS[series.what]]
-    spans = from_first(logged.spans[instrument], mine)
-    gaps = gap_ranges(mine, (spans[0][0], spans[-1][1]))
+def _store_ticks(store: StorageClient, series: Series, rows: NDArray[np.void], spans: list[Range]) -> None:
+    ticks = rows[rows["kind"] == KINDS[series.what]]
+    spans = from_first(spans, rows)
+    gaps = gap_ranges(rows, (spans[0][0], spans[-1][1]))
     with store.writer(series) as writer:
         writer.write(tick_frame(ticks, series.what), OnOverlap.KEEP, covers=subtract(spans, gaps))
         writer.mark(gaps, State.MISSING, Provenance.OBSERVED)
-
-
-def _matcher(text: str) -> Callable[[str], object]:
-    return glob_pattern(text).match if is_glob(text) else text.__eq__

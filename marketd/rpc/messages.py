@@ -188,7 +188,7 @@ class HistoryStatus(Result, frozen=True):
     """What the history manager has done since it started.
 
     ``bars`` written to disk; ``pages`` asked of venues, of which ``pages_failed``; stored bars ``verified`` with their
-    venue's, of which ``differing``; ``trouble``: by feed, why its pages don't come now.
+    venue's, of which ``differing``; ``trouble``: by feed, why its pages don't come now, or its ticks are not stored.
     """
 
     series: int

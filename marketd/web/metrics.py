@@ -100,7 +100,9 @@ def _history(history: HistoryStatus) -> Iterator[Metric]:
         ("bars_differing", "Of these, those that were not equal.", history.differing),
     ):
         yield CounterMetricFamily(f"marketd_history_{name}", text, value)
-    trouble = GaugeMetricFamily("marketd_history_trouble", "1 while pages of a feed do not come.", labels=["feed"])
+    trouble = GaugeMetricFamily(
+        "marketd_history_trouble", "1 while pages of a feed do not come, or its ticks are not stored.", labels=["feed"]
+    )
     for feed in history.trouble:
         trouble.add_metric([feed], 1)
     yield trouble

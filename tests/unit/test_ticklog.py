@@ -137,6 +137,17 @@ def test_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest
     assert read_log(writer.path).rows["cursor"].tolist() == [1, 2]
 
 
+def test_file_that_could_not_be_begun_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk had another empty file at each attempt."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ticklog, "_write_all", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(StorageError, match="No space left on device"):
+            LogWriter(tmp_path, place(0), NAMES)
+    assert list(tmp_path.iterdir()) == []
+    LogWriter(tmp_path, place(0), NAMES).close()
+    assert len(log_files(tmp_path)) == 1
+
+
 def test_filing_twice_changes_nothing_and_gaps_are_missing(tmp_path: Path) -> None:
     lost = lapped_row(DAY + 3 * 10**9, DAY + 4 * 10**9, 4, 17)
     writer = LogWriter(tmp_path / "log", place(0), NAMES)
