@@ -114,14 +114,14 @@ def write_flat_out(folder: str, progress: Any, stop: Any, out: Connection) -> No
             time.sleep(0.0002)
 
 
-def write_paced(folder: str, stop: Any, out: Connection) -> None:
-    """Write 20,000 rows a second, each stamped as it is written."""
+def write_paced(folder: str, stop: Any, out: Connection, *, rate_hz: float = RATE_HZ, tick_s: float = TICK_S) -> None:
+    """Write so many rows a second, each stamped as it is written."""
     writer = RingWriter(Path(folder) / "ring", Bells(Path(folder) / "bells"))
     out.send("ready")
     begun, written = time.perf_counter(), 0
     while not stop.value:
-        time.sleep(TICK_S)
-        due = int((time.perf_counter() - begun) * RATE_HZ)
+        time.sleep(tick_s)
+        due = int((time.perf_counter() - begun) * rate_hz)
         for number in range(written, due):
             now_ns = time.time_ns()
             writer.append((now_ns, now_ns, 0, number % INSTRUMENTS + 1, Kind.QUOTE, 0, 1, 1.0, 1.0, 1.0, 1.0))

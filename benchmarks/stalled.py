@@ -10,23 +10,20 @@ holds for the sockets besides is bounded by their buffers.
 from __future__ import annotations
 
 import argparse
+import functools
 import select
 import socket
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from benchmarks.fanout import Run, ages_of, open_stream, run_gateway_process
+from benchmarks.fanout import Run, ages_of, open_stream, run_gateway_process, write_paced
 from benchmarks.readers import RECEIVE_BYTES, raise_file_limit, shares
 from benchmarks.report import Figure, report
-from marketd.model import Kind
-from marketd.ring.doorbell import Bells
-from marketd.ring.writer import RingWriter
 
 RATE_HZ = 2_000
 TICK_S = 0.005
@@ -65,21 +62,6 @@ def time_some(address: str, clients: int, stop: Any, out: Connection) -> None:
     out.send(np.concatenate(ages).astype(np.float32).tobytes())
 
 
-def write_slowly(folder: str, stop: Any, out: Connection) -> None:
-    """Write 2,000 rows a second, in ticks of 5 ms."""
-    writer = RingWriter(Path(folder) / "ring", Bells(Path(folder) / "bells"))
-    out.send("ready")
-    begun, written = time.perf_counter(), 0
-    while not stop.value:
-        time.sleep(TICK_S)
-        due = int((time.perf_counter() - begun) * RATE_HZ)
-        for _ in range(written, due):
-            now_ns = time.time_ns()
-            writer.append((now_ns, now_ns, 0, 1, Kind.QUOTE, 0, 1, 1.0, 1.0, 1.0, 1.0))
-        written = due
-        writer.publish()
-
-
 def measure(subscribers: int, stalled_ones: int, seconds: float) -> tuple[np.ndarray, float]:
     """Return the ages of rows at those who read, and the gateway's memory in bytes when it is over."""
     with Run() as run:
@@ -90,7 +72,7 @@ def measure(subscribers: int, stalled_ones: int, seconds: float) -> tuple[np.nda
         readers = [run.open(time_some, address, share, run.stop) for share in shares(subscribers - stalled_ones)[0]]
         for reader in readers:
             reader.recv()
-        run.open(write_slowly, run.folder, run.stop).recv()
+        run.open(functools.partial(write_paced, rate_hz=RATE_HZ, tick_s=TICK_S), run.folder, run.stop).recv()
         time.sleep(seconds)
         memory = float(psutil.Process(gateway.pid).memory_info().rss)
         run.stop.value = 1

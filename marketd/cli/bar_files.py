@@ -6,12 +6,15 @@ import contextlib
 import io
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from marketd.cli.common import EXIT_USAGE, fail
 
 if TYPE_CHECKING:
     from marketd.client.bars import BarSeries
@@ -25,6 +28,27 @@ class Form(StrEnum):
     jsonl = "jsonl"
     parquet = "parquet"
     arrow = "arrow"
+
+
+def form_of(output: str, otherwise: str = "") -> Form:
+    """Return the format that a file's name ends in; ends the command where that is none, saying what to do then."""
+    ending = Path(output).suffix.removeprefix(".").lower()
+    if ending not in set(Form):
+        names = ", ".join(f".{form}" for form in Form)
+        fail(f"-o {output}: its name ends in none of {names}{otherwise}", EXIT_USAGE)
+    return Form(ending)
+
+
+def write(data: bytes, output: str) -> None:
+    """Write to a file, or to standard output for ``-``; ends the command where it can't be written."""
+    if output == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        save(Path(output), data)
+    except OSError as error:
+        fail(f"can't write {output}: {error.strerror}")
 
 
 def encode(series: BarSeries, form: Form) -> bytes:

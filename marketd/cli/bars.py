@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from marketd.cli.bar_files import Form, encode, records, save
+from marketd.cli.bar_files import Form, encode, form_of, records, write
 from marketd.cli.common import EXIT_USAGE, AddressOption, exits, fail, resolve_address
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def bars(
         fail("--first and --last exclude each other", EXIT_USAGE)
     if json and (output or form):
         fail("--json prints lines: a file's format is said by --format or its name", EXIT_USAGE)
-    chosen = Form.jsonl if json else form or (_form_of(output) if output else None)
+    chosen = Form.jsonl if json else form or (form_of(output, "; say --format") if output else None)
     start_ns, end_ns = _time(start, "--from"), _time(end, "--to")
     if start_ns is not None and end_ns is not None and end_ns < start_ns:
         fail(f"--to {end} is before --from {start}", EXIT_USAGE)
@@ -89,7 +88,7 @@ def bars(
         screen.width = max(screen.width, FILE_WIDTH)  # a narrow terminal wraps lines, and hides no digits
         screen.print(render(series, market))
     elif chosen is not None:
-        _write(series, chosen, output or "-")
+        write(encode(series, chosen), output or "-")
 
 
 def _with_earlier(md: Client, newest: BarSeries, start_ns: int | None) -> BarSeries:
@@ -108,14 +107,6 @@ def _with_earlier(md: Client, newest: BarSeries, start_ns: int | None) -> BarSer
     return msgspec.structs.replace(newest, rows=rows, limited=False)
 
 
-def _form_of(output: str) -> Form:
-    ending = Path(output).suffix.removeprefix(".").lower()
-    if ending not in set(Form):
-        names = ", ".join(f".{form}" for form in Form)
-        fail(f"-o {output}: its name ends in none of {names}; say --format", EXIT_USAGE)
-    return Form(ending)
-
-
 def _time(text: str | None, option: str) -> int | None:
     from marketd.client.times import parse_ns
 
@@ -123,18 +114,6 @@ def _time(text: str | None, option: str) -> int | None:
         return None if text is None else parse_ns(text)
     except ValueError as error:
         fail(f"{option}: {error}", EXIT_USAGE)
-
-
-def _write(series: BarSeries, form: Form, output: str) -> None:
-    data = encode(series, form)
-    if output == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    try:
-        save(Path(output), data)
-    except OSError as error:
-        fail(f"can't write {output}: {error.strerror}")
 
 
 def tell_missing(series: BarSeries, order: Order, limit: int | None) -> None:

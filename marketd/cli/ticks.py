@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from marketd.cli.bar_files import Form
+from marketd.cli.bar_files import Form, form_of, write
 from marketd.cli.common import EXIT_USAGE, AddressOption, JsonOption, exits, fail, resolve_address
 from marketd.cli.store.common import FromOption, ToOption, to_ns
 
@@ -49,7 +49,7 @@ def ticks(
 
     if first is not None and last is not None:
         fail("--first and --last exclude each other", EXIT_USAGE)
-    form = _form_of(output) if output else None
+    form = form_of(output) if output else None
     limit = first or last or (LAST if begin is None and end is None and not output else None)
     start_ns, end_ns = to_ns(begin, "--from"), to_ns(end, "--to")
     with connect(resolve_address(address), client="marketd ticks") as md:
@@ -58,7 +58,7 @@ def ticks(
     tell_missing(found)
     frame = found.to_polars()
     if form is not None and output is not None:
-        _write(frame, form, Path(output))
+        write(_encode(frame, form), output)
     elif json:
         sys.stdout.write(frame.write_ndjson())
     else:
@@ -85,28 +85,17 @@ def _kind(text: str) -> Literal["trade", "quote"]:
     return "quote"
 
 
-def _form_of(output: str) -> Form:
-    ending = Path(output).suffix.removeprefix(".").lower()
-    if ending not in set(Form):
-        fail(f"-o {output}: its name ends in none of {', '.join(f'.{form}' for form in Form)}", EXIT_USAGE)
-    return Form(ending)
-
-
-def _write(frame: pl.DataFrame, form: Form, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    writers: dict[Form, Callable[[Path], object]] = {
+def _encode(frame: pl.DataFrame, form: Form) -> bytes:
+    file = io.BytesIO()
+    writers: dict[Form, Callable[[io.BytesIO], object]] = {
         Form.csv: frame.write_csv,
         Form.json: frame.write_json,
         Form.jsonl: frame.write_ndjson,
         Form.parquet: frame.write_parquet,
         Form.arrow: frame.write_ipc,
     }
-    try:
-        writers[form](beside)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        fail(f"can't write {path}: {error.strerror}")
+    writers[form](file)
+    return file.getvalue()
 
 
 def _print(frame: pl.DataFrame) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import socket
 import stat
+import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 import trio
@@ -23,6 +27,10 @@ KEEPALIVE_IDLE_S = 60
 ACCEPT_RETRY_S = 0.1
 
 log = structlog.get_logger("marketd.gateway")
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
 
 
 @contextlib.contextmanager
@@ -97,6 +105,11 @@ def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+
+
+def undrained_bytes(sock: _HasFileno) -> int:
+    """Return how many bytes were given to a socket and not taken by the other end yet."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def _host_port(name: tuple[str, int]) -> str:

@@ -7,13 +7,11 @@ a client does not read its answers, its requests are not read either.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import math
 import socket
 import struct
 import sys
-import termios
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -23,6 +21,7 @@ import trio
 from marketd.gateway.decode import Refusal
 from marketd.gateway.encode import Buffer, encode_notification
 from marketd.gateway.feed import Feed
+from marketd.gateway.listen import undrained_bytes
 from marketd.gateway.requests import serve
 from marketd.gateway.subscription import Subscription
 from marketd.gateway.watchdog import Times, judge
@@ -276,7 +275,7 @@ class Session:
         if self.times.blocked_s is None:
             self._undrained_bytes = sys.maxsize
             return
-        undrained = int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        undrained = undrained_bytes(self._socket)
         if undrained < self._undrained_bytes < sys.maxsize:
             self.times.blocked_s = now_s
         self._undrained_bytes = undrained

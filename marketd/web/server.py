@@ -6,10 +6,7 @@ that wants to stop, for ever. Its streams are therefore given up on here, from i
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import sys
-import termios
 import warnings
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +19,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from marketd.gateway.listen import prepare
+from marketd.gateway.listen import prepare, undrained_bytes
 from marketd.web.app import make_app
 
 if TYPE_CHECKING:
@@ -144,6 +141,6 @@ class GuardedStream(trio.abc.HalfCloseableStream):
 
     def _undrained_bytes(self) -> int:
         try:
-            return int.from_bytes(fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+            return undrained_bytes(self.socket)
         except OSError:
             return 0
