@@ -83,7 +83,11 @@ class HistoryManager:
 async def _read_frames(sock: trio.socket.SocketType) -> AsyncIterator[tuple[bytes, bytearray]]:
     """Yield the tag and the body of each frame. What may be megabytes is read into its place, and not copied."""
     while head := await _exactly(sock, PREFIX.size + 1):
-        yield bytes(head[PREFIX.size :]), await _exactly(sock, PREFIX.unpack_from(head)[0] - 1)
+        size = PREFIX.unpack_from(head)[0] - 1
+        body = await _exactly(sock, size)
+        if len(body) < size:
+            return  # it ends in the middle of a frame: that is none
+        yield bytes(head[PREFIX.size :]), body
 
 
 async def _exactly(sock: trio.socket.SocketType, size: int) -> bytearray:

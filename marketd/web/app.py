@@ -75,7 +75,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    log.error("http.failed", path=request.url.path, exc_info=error)
+    if isinstance(error.__cause__, Refusal):  # it came when the answer had begun, which is cut therefore
+        log.warning("http.cut", path=request.url.path, reason=str(error.__cause__))
+    else:
+        log.error("http.failed", path=request.url.path, exc_info=error)
     return _problem(500, "internal", "it failed for a reason of the daemon's own; its log has it")
 
 

@@ -408,6 +408,8 @@ def test_answer_that_can_not_be_finished_is_cut_and_does_not_look_whole(tmp_path
         os.kill(daemon.pids()["history"], signal.SIGKILL)
         with pytest.raises(http.client.IncompleteRead):
             answer.read()
+        wait_for(lambda: '"http.cut"' in daemon.log, 5, "the log to say so")
+        assert '"http.failed"' not in daemon.log
         connection.close()
         status = wait_for(
             lambda: get(f"{http_of(daemon)}/v1/bars?instrument=long/usd.spot.csv&period=1s&limit=3")[0] == 200, 20
