@@ -25,6 +25,7 @@ from marketd.ring.reader import RingReader
 from marketd.ring.table import TableReader
 from marketd.supervise.messages import FeedInfo
 
+LISTENERS_IN_ONE_GO = 64  # woken, and most of them sent to, between two turns of the event loop
 NAMES_IN_ONE_GO = 1024  # matched against a selection between two turns of the event loop
 
 
@@ -101,8 +102,10 @@ class Feed:
         self.head = max(self.head, published)
         if self.latest is not None and self.head - self.latest.cursor >= ROWS_MAX:
             self.update_latest()
-        for listener in self.listeners:
+        for number, listener in enumerate(list(self.listeners), 1):
             listener.wake_for_rows()
+            if number % LISTENERS_IN_ONE_GO == 0:
+                await trio.lowlevel.checkpoint()
 
     def _is_behind(self) -> bool:
         return self.ring.published > self.head or self.table.generation != self._generation

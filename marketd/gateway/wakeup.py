@@ -14,6 +14,11 @@ class Wakeup:
         self._set = False
         self._task: trio.lowlevel.Task | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the task waits, and was not woken yet."""
+        return self._task is not None
+
     def set(self) -> None:
         """Wake the task, or let its next :meth:`wait` return at once."""
         task = self._task

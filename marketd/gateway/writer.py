@@ -1,8 +1,11 @@
-"""One client's way out: the only task that writes to its socket.
+"""One client's way out: the only one that writes to its socket.
 
 It keeps no queue of rows. Each time the socket takes more, it asks the subscriptions what there is by then, a little
 from each in turn, and writes that in one go: a client that keeps up gets every row at once, one that lags gets few
 large messages. Only answers wait in a queue, and whoever puts them there waits for room in it.
+
+A client that keeps up costs no turn of the event loop: while its task has nothing to do but wait, whoever brings the
+news of more rows sends them (:meth:`Writer.wake_for_rows`). What the socket does not take then is the task's to send.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ class Writer:
         self._room = trio.Event()
         self._wakeup = Wakeup()
         self._deaf = False
+        self._error: Exception | None = None
+        self._unsent: Sequence[Buffer | memoryview] = ()
         self._follows: list[tuple[Subscription, Follow]] = []
         self._turn = 0
         self._last_words: Callable[[], Buffer] | None = None
@@ -59,10 +64,13 @@ class Writer:
             OSError: the client is gone.
         """
         while True:
+            if self._error is not None:
+                raise self._error
+            await self._send_rest()
             now_s = trio.current_time()
             batch, due_s = self._gather(now_s)
-            if batch.buffers:
-                await self._send(batch.buffers, now_s)
+            self._send_nowait(batch.buffers, now_s)
+            await self._send_rest()
             if due_s == -math.inf:
                 await trio.lowlevel.checkpoint()
             elif not self._finishing:
@@ -92,8 +100,26 @@ class Writer:
         self._wakeup.set()
 
     def wake_for_rows(self) -> None:
-        """Take notice that a feed's head has moved."""
-        if not self._deaf:
+        """Take notice that a feed's head has moved, and send what the socket takes at once if nothing is before it."""
+        if self._deaf:
+            return
+        if self._wakeup.waiting:
+            self._push()
+        else:
+            self._wakeup.set()
+
+    def _push(self) -> None:
+        """Send from outside of the task, which waits: for this, or for a time that has not come."""
+        now_s = trio.current_time()
+        try:
+            batch, due_s = self._gather(now_s)
+            self._send_nowait(batch.buffers, now_s)
+        except Exception as error:
+            # The task raises it, so that what is wrong with one client does not reach those whose turn comes after.
+            self._error = error
+            self._wakeup.set()
+            return
+        if self._unsent or due_s < math.inf:
             self._wakeup.set()
 
     def set_follows(self, follows: list[tuple[Subscription, Follow]]) -> None:
@@ -147,23 +173,24 @@ class Writer:
         self.lost += batch.lost
         return batch, due_s
 
-    async def _send(self, buffers: Sequence[Buffer | memoryview], now_s: float) -> None:
-        while True:
+    def _send_nowait(self, buffers: Sequence[Buffer | memoryview], now_s: float) -> None:
+        """Send what the socket takes, and keep the rest. Raises OSError: the client is gone."""
+        while buffers:
             try:
                 sent = self._socket.sendmsg(buffers if len(buffers) <= _BUFFERS_MAX else buffers[:_BUFFERS_MAX])
             except BlockingIOError:
-                sent = 0
-            if sent:
-                self.sent_s = now_s
-                self.bytes_sent += sent
-                self._times.blocked_s = None
-                buffers = _without(buffers, sent)
-                if not buffers:
-                    return
-            else:
                 self._times.blocked_s = self._times.blocked_s or now_s
-                await trio.lowlevel.wait_writable(self._socket.fileno())
-                now_s = trio.current_time()
+                break
+            self.sent_s = now_s
+            self.bytes_sent += sent
+            self._times.blocked_s = None
+            buffers = _without(buffers, sent)
+        self._unsent = buffers
+
+    async def _send_rest(self) -> None:
+        while self._unsent:
+            await trio.lowlevel.wait_writable(self._socket.fileno())
+            self._send_nowait(self._unsent, trio.current_time())
 
     async def _wait(self, due_s: float) -> None:
         if due_s == math.inf:
