@@ -89,6 +89,10 @@ class Paths:
         """Stored history, see storage/README.md."""
         return self.state / "store"
 
+    def epochs(self, feed: str) -> Path:
+        """How the epochs of a feed's ring have ended."""
+        return self.state / "epochs" / f"{feed}.jsonl"
+
     def segment(self, feed: str, what: str) -> Path:
         """A feed's shared memory; ``what`` is ``ring``, ``table`` or ``bells``."""
         return self.shm / f"{self._segment_prefix}{feed}.{what}"

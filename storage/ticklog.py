@@ -1,9 +1,11 @@
 """The append-only log of a feed's ticks: what came since they were put into parquet files the last time.
 
     log      = files 00000001.ticks, 00000002.ticks, …; the last one is appended to, by one process
+               00000001.filed: its rows are in parquet files, and it is kept for streams that resume (tickreplay.py)
     file     = record *
     record   = u32 bytes of the body, u32 crc32 of what follows, u8 sort, u64 epoch, u64 cursor, i64 at_ns, body
     sort     = 1 rows: those of a ring that are kept (`marketd/ring/layout.py`)   2 names: MessagePack {id: fqme}
+               3 others: MessagePack [fqme], instruments of the feed whose rows are not kept
 
 A record says: up to this cursor of this epoch, and up to this time of our clock, all that was to be kept is in the log
 by now. A file begins with a record without rows that says where it goes on. From the record that names an instrument on
@@ -17,7 +19,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -31,8 +33,8 @@ from marketd.ring import layout
 from storage.files import sync_folder
 from storage.intervals import Range
 
-SUFFIX = ".ticks"
-ROWS, NAMES = 1, 2
+SUFFIX, FILED_SUFFIX = ".ticks", ".filed"
+ROWS, NAMES, OTHERS = 1, 2, 3
 _HEAD = struct.Struct("<II")
 _FACTS = struct.Struct("<BQQq")
 _encode = msgspec.msgpack.Encoder().encode
@@ -77,6 +79,7 @@ class LogWriter:
         folder: of the log; made if it is not there.
         place: where it goes on.
         names: of all instruments that are followed.
+        others: the feed's other instruments.
 
     Attributes:
         path: of the file.
@@ -84,7 +87,7 @@ class LogWriter:
         size: its bytes.
     """
 
-    def __init__(self, folder: Path, place: Place, names: Mapping[int, str]) -> None:
+    def __init__(self, folder: Path, place: Place, names: Mapping[int, str], others: Sequence[str] = ()) -> None:
         """Begin a file.
 
         Raises:
@@ -94,7 +97,7 @@ class LogWriter:
         self.size = 0
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            numbers = [int(path.stem) for path in log_files(folder)]
+            numbers = [int(path.stem) for path in log_files(folder, SUFFIX, FILED_SUFFIX)]
             self.path = folder / f"{max(numbers, default=0) + 1:08d}{SUFFIX}"
             self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0)
         except OSError as error:
@@ -102,6 +105,7 @@ class LogWriter:
         try:
             self._append(ROWS, place, b"")
             self._append(NAMES, place, _encode(dict(names)))
+            self._append(OTHERS, place, _encode(list(others)))
             self.sync()
             sync_folder(folder)
         except (OSError, StorageError) as error:
@@ -109,12 +113,16 @@ class LogWriter:
             self.path.unlink(missing_ok=True)  # or a full disk would have another one at each attempt
             raise error if isinstance(error, StorageError) else _unwritable(folder, error) from error
 
-    def append(self, rows: NDArray[np.void], place: Place, names: Mapping[int, str]) -> None:
+    def append(
+        self, rows: NDArray[np.void], place: Place, names: Mapping[int, str], others: Sequence[str] = ()
+    ) -> None:
         """Add rows, dtype ``layout.ROW``, and names that are new; a process that is killed now does not lose them.
 
         Raises:
             StorageError: the disk is full, say; the file is as it was.
         """
+        if others:
+            self._append(OTHERS, self.place, _encode(list(others)))
         if names:
             self._append(NAMES, self.place, _encode(dict(names)))
         self._append(ROWS, place, rows.tobytes())
@@ -153,12 +161,23 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def log_files(folder: Path) -> list[Path]:
-    """Return a log's files, the oldest first; none if there is no log."""
+def log_files(folder: Path, *suffixes: str) -> list[Path]:
+    """Return a log's files, the oldest first; none if there is no log. Without suffixes those that are not filed."""
+    wanted = suffixes or (SUFFIX,)
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and path.stem.isdecimal())
+        return sorted(path for path in folder.iterdir() if path.suffix in wanted and path.stem.isdecimal())
     except FileNotFoundError:
         return []
+
+
+def set_filed(path: Path, bytes_max: int) -> None:
+    """Note that a file's rows are in parquet files, and keep so many bytes of such files, the newest."""
+    path.rename(path.with_suffix(FILED_SUFFIX))
+    kept = 0
+    for filed in reversed(log_files(path.parent, FILED_SUFFIX)):
+        kept += filed.stat().st_size
+        if kept > bytes_max:
+            filed.unlink()
 
 
 def read_log(path: Path) -> Logged:
@@ -181,7 +200,7 @@ def read_log(path: Path) -> Logged:
     spans: dict[int, list[Range]] = {}
     since: dict[int, int] = {}
     end = 0
-    for sort, place, body, upto in _records(data):
+    for sort, place, body, upto in records(data):
         end = upto
         first, last = first or place, place
         if sort == NAMES:
@@ -218,8 +237,8 @@ def read_end(folder: Path) -> Logged | None:
     return None
 
 
-def _records(data: bytes) -> Iterator[tuple[int, Place, memoryview, int]]:
-    """Yield sort, place, body and end of each whole record."""
+def records(data: bytes) -> Iterator[tuple[int, Place, memoryview, int]]:
+    """Yield sort, place, body and end of each whole record of a file."""
     view = memoryview(data)
     at = 0
     while at + _HEAD.size + _FACTS.size <= len(view):

@@ -127,8 +127,7 @@ class Subscription:
 
     def resume_params(self) -> messages.SubscribeParams:
         """What to subscribe with now, to go on where it stands."""
-        snapshot = self.params.snapshot and self.result is None
-        return msgspec.structs.replace(self.params, resume=dict(self._received), snapshot=snapshot)
+        return msgspec.structs.replace(self.params, resume=dict(self._received))
 
     def updated(self, change: messages.UpdateParams, result: messages.SubscribeResult) -> None:
         """Take the server's answer to an update. Nothing is missed any more of feeds that do not belong to it now."""

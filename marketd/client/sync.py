@@ -344,8 +344,8 @@ class Client:
             resume: a stream's ``token`` or ``positions``: go on after what it has had.
             forming_hz: how often at most to tell of bars that are still forming; 0 for not at all.
             snapshot: begin with each instrument's newest quote and trade, as rows with the flag ``SNAPSHOT``.
-            start: begin with what came then or later, as far as the rings hold it; the rest is a gap. A ``status``
-                frame of state ``replay_completed`` says, for each feed, where that ends.
+            start: begin with what came then or later, as far as the rings and the log of recorded ticks hold it; the
+                rest is a gap. A ``status`` frame of state ``replay_completed`` says, for each feed, where that ends.
             timeout_s: for the daemon's answer.
 
         Raises:

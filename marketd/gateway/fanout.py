@@ -65,9 +65,13 @@ class Fanout:
         self._chunks: Cache[tuple[int, int, int, Format, Contract], Chunk] = Cache()
         self.encoded = 0
 
+    def rows_max(self, form: Format, contract: Contract) -> int:
+        """Return how many cursors a message may cover."""
+        return self._rows_max[form, contract]
+
     def range_last(self, cursor_first: int, head: int, form: Format = "rows", contract: Contract = "lossless") -> int:
         """Return where a message that begins at ``cursor_first`` ends, when rows up to ``head`` can be read."""
-        rows_max = self._rows_max[form, contract]
+        rows_max = self.rows_max(form, contract)
         return min(head, cursor_first - cursor_first % rows_max + rows_max - 1)
 
     def chunk(
@@ -82,7 +86,7 @@ class Fanout:
         chunk = self._chunks.get(key)
         if chunk is None:
             rows = choice.filter(self.rows(cursor_first, cursor_last))
-            chunk = self._encode(rows, form, cursor_first, cursor_last, contract)
+            chunk = self.encode(rows, form, cursor_first, cursor_last, contract, self._ring.epoch)
             self._chunks.put(key, chunk, _EMPTY_COST_BYTES + sum(len(frame) for _, frame in chunk.frames))
         return chunk
 
@@ -98,13 +102,20 @@ class Fanout:
             self._blocks.put((cursor_first, cursor_last), block, _EMPTY_COST_BYTES + block.nbytes)
         return block
 
-    def _encode(
-        self, rows: NDArray[np.void], form: Format, cursor_first: int, cursor_last: int, contract: Contract
+    def encode(
+        self,
+        rows: NDArray[np.void],
+        form: Format,
+        cursor_first: int,
+        cursor_last: int,
+        contract: Contract,
+        epoch: int,
     ) -> Chunk:
+        """Make the messages of a range of which these rows are all that is to be told, in order of cursor."""
         if not len(rows):
             return Chunk(0, ())
         self.encoded += 1
-        common: dict[str, object] = {"feed": self._feed, "epoch": self._ring.epoch}
+        common: dict[str, object] = {"feed": self._feed, "epoch": epoch}
         if form == "columns" and contract == "lossless":
             return Chunk(len(rows), tuple(_columns(rows, common, cursor_first, cursor_last, self._sort)))
         shaped = SHAPES[contract](rows)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from marketd import fqme
 from marketd.model import Kind
+from marketd.ring.layout import TOLD_ALWAYS
 
 FULL_KEY = 0
 _USUAL_KINDS = frozenset({Kind.TRADE, Kind.QUOTE})
-_TOLD_ALWAYS = (Kind.GAP, Kind.STATUS)
 
 
 def split(instruments: Iterable[str]) -> tuple[set[str], set[str]]:
@@ -91,7 +91,7 @@ class Choice:
         # Index 0 is "all instruments", which gap and status rows may be about; the last entry stands for ids beyond.
         self._instruments: NDArray[np.bool_] = np.array([True, False])
         self._kinds: NDArray[np.bool_] = np.zeros(256, np.bool_)
-        self._kinds[[*selection.kinds, *_TOLD_ALWAYS]] = True
+        self._kinds[[*selection.kinds, *TOLD_ALWAYS]] = True
 
     @property
     def full(self) -> bool:

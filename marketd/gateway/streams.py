@@ -13,10 +13,12 @@ from marketd.gateway.decode import Refusal, shown
 from marketd.gateway.encode import encode_notification
 from marketd.gateway.feeds import Feeds
 from marketd.gateway.names import resolve, unmatched
-from marketd.gateway.selection import split
+from marketd.gateway.replay import Replay, find_start
+from marketd.gateway.selection import Choice, Selection, split
 from marketd.gateway.subscription import Subscription
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
+from storage.tickreplay import Start
 
 if TYPE_CHECKING:
     from marketd.gateway.session import Session
@@ -43,24 +45,43 @@ async def subscribe(session: Session, params: messages.SubscribeParams, _request
     selection = feeds.selections.intern(await resolve(feeds, names, session.gateway.carry), globs, kinds)
     without_match = await unmatched(feeds, selection)
     choices = await feeds.choose(selection, states=params.contract == "latest" or params.snapshot)
+    starts = await _replay_starts(session, params, selection, choices)
 
     subscription = Subscription(session.next_subscription(), selection, choices, params)
     for feed in feeds.all:
         subscription.join(feed)
-    for name in params.resume.keys() & subscription.follows.keys():
-        subscription.resume(subscription.follows[name], params.resume[name])
+    for name in (params.resume.keys() & subscription.follows.keys()) - starts.keys():
+        subscription.resume(subscription.follows[name], params.resume[name], snapshot=params.snapshot)
     for name, follow in subscription.follows.items():
         if name in params.resume:
             continue
-        if params.from_ns is not None:
+        if params.from_ns is not None and name not in starts:
             subscription.replay(follow, params.from_ns)
         if params.snapshot and (found := subscription.snapshot(follow)):
             session.put_after_answer(found)
+    for name in starts.keys() & subscription.follows.keys():
+        from_ns = None if name in params.resume else params.from_ns
+        replay = Replay(session, subscription, subscription.follows[name], starts[name], from_ns)
+        session.nursery.start_soon(replay.run)
     session.subscriptions[subscription.id] = subscription
     session.follows_changed()
     if strangers := sorted(params.resume.keys() - subscription.follows.keys()):
         session.put_after_answer(_strangers_notice(strangers))
     return subscription.describe(without_match)
+
+
+async def _replay_starts(
+    session: Session, params: messages.SubscribeParams, selection: Selection, choices: dict[str, Choice]
+) -> dict[str, Start]:
+    """Find out which feeds' recorded ticks are to come first, and from where."""
+    starts = {}
+    if params.contract != "latest":
+        for name, feed in session.gateway.feeds.by_name.items():
+            if name in choices and feed.concerns(choices[name]):
+                start = await find_start(session, feed, selection, params.resume.get(name), params.from_ns)
+                if start is not None:
+                    starts[name] = start
+    return starts
 
 
 async def update(session: Session, params: messages.UpdateParams, _request: Request) -> messages.SubscribeResult:
@@ -94,7 +115,7 @@ async def update(session: Session, params: messages.UpdateParams, _request: Requ
     if params.rate_hz is not None:
         subscription.set_rate(params.rate_hz)
     if params.paused is not None:
-        subscription.paused = params.paused
+        subscription.pause(paused=params.paused)
     session.follows_changed()
     return subscription.describe(without_match)
 
@@ -105,6 +126,7 @@ async def unsubscribe(
     """Close a subscription."""
     subscription = _find(session, params.subscription)
     del session.subscriptions[subscription.id]
+    subscription.pause(paused=False)  # a replay that waits for that is over, too
     session.follows_changed()
     return messages.UnsubscribeResult(subscription.positions())
 

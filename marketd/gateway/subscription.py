@@ -10,12 +10,13 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import trio
 from numpy.typing import NDArray
 
 from marketd.clock import SystemClock
 from marketd.errors import Lapped
 from marketd.gateway.encode import Buffer, encode_notification, encode_tail
-from marketd.gateway.fanout import column_runs, kind_columns
+from marketd.gateway.fanout import Chunk, column_runs, kind_columns
 from marketd.gateway.feed import Feed, StepFeed
 from marketd.gateway.forming import FormingBars
 from marketd.gateway.latest import Seen
@@ -54,6 +55,8 @@ class Follow:
         told: how many of the choice's ids the client knows; -1 when it has not heard of the feed yet.
         state: the feed's state and its detail, as the client knows it.
         resume_gap: what is to be told about the position that the client wanted to resume from.
+        fresh: after that, how the instruments stand is to be told.
+        past: where it stands while it reads the log, and nothing of the ring.
         silent: rows were passed over, and the client should hear that it is further on.
         seen: for `latest`, what was told; None until the snapshot was.
         due_s: when the next message of states, the next frame, or the next of forming bars may go out.
@@ -69,6 +72,8 @@ class Follow:
     told: int = -1
     state: tuple[str, str] = ("live", "")
     resume_gap: messages.Gap | None = None
+    fresh: bool = False
+    past: messages.Position | None = None
     silent: bool = False
     seen: Seen | None = None
     due_s: float = -math.inf
@@ -80,6 +85,11 @@ class Follow:
     def steps(self) -> bool:
         """Whether it is about bars."""
         return isinstance(self.feed, StepFeed)
+
+    @property
+    def position(self) -> messages.Position:
+        """Where it stands, whatever it reads."""
+        return self.past or messages.Position(self.feed.epoch, self.cursor)
 
     @property
     def kinds(self) -> dict[int, str]:
@@ -106,8 +116,26 @@ class Subscription:
         self.kinds: list[str] = sorted(set(params.kinds))
         self.rate_hz = params.rate_hz
         self.forming_hz = params.forming_hz
-        self.paused = False
+        self._unpaused: trio.Event | None = None
         self.follows: dict[str, Follow] = {}
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is to be sent for now."""
+        return self._unpaused is not None
+
+    def pause(self, *, paused: bool) -> None:
+        """Send nothing for now, or go on."""
+        if paused and self._unpaused is None:
+            self._unpaused = trio.Event()
+        elif not paused and self._unpaused is not None:
+            self._unpaused.set()
+            self._unpaused = None
+
+    async def wait_unpaused(self) -> None:
+        """Return once it is not paused."""
+        while self._unpaused is not None:
+            await self._unpaused.wait()
 
     def join(self, feed: Feed) -> bool:
         """Read a feed too from now on, if the selection concerns it; return whether that is new."""
@@ -132,6 +160,8 @@ class Subscription:
 
     def more_s(self, follow: Follow) -> float:
         """When there will be more to tell: minus infinity for now, infinity for once the head has moved."""
+        if follow.past is not None:
+            return math.inf
         due_s = math.inf if follow.forming is None else follow.due_s
         if follow.cursor >= follow.feed.head:
             return due_s
@@ -145,10 +175,11 @@ class Subscription:
             return 0.0
         return (follow.feed.head - follow.cursor) / follow.feed.ring.rows
 
-    def resume(self, follow: Follow, position: messages.Position) -> None:
-        """Go on from where the client stood before, as far as that means anything."""
+    def resume(self, follow: Follow, position: messages.Position, *, snapshot: bool = False) -> None:
+        """Go on from where the client stood before; if that means nothing, with a gap and, if wanted, a snapshot."""
         feed = follow.feed
         if position.epoch != feed.epoch or position.cursor > feed.ring.published:
+            follow.fresh = snapshot
             follow.resume_gap = self._gap(follow, 1, feed.head, -1, GapReason.EPOCH)
         elif not self.paced(follow):
             follow.cursor = follow.sent = position.cursor
@@ -204,17 +235,22 @@ class Subscription:
         for name, follow in self.follows.items():
             follow.told = len(follow.choice.ids)
             names = {i: follow.feed.names[i - 1] for i in follow.choice.ids}
-            feeds.append(messages.SubscribedFeed(name, follow.feed.epoch, follow.sent, names, follow.kinds))
+            epoch, cursor = follow.feed.epoch, follow.sent
+            if follow.past is not None:
+                epoch, cursor, names = follow.past.epoch, follow.past.cursor, {}
+            feeds.append(messages.SubscribedFeed(name, epoch, cursor, names, follow.kinds))
         return messages.SubscribeResult(self.id, self.contract, self.format, self.kinds, self.rate_hz, feeds, unmatched)
 
     def positions(self) -> dict[str, messages.Position]:
         """Where it stands in each feed."""
-        return {name: messages.Position(f.feed.epoch, f.cursor) for name, f in self.follows.items()}
+        return {name: follow.position for name, follow in self.follows.items()}
 
     # --- messages ---
 
     def take(self, follow: Follow, batch: Batch, now_s: float) -> None:
         """Add the next messages about one feed: news of it, and one range of rows if there are any."""
+        if follow.past is not None:
+            return
         feed = follow.feed
         if follow.told < len(follow.choice.ids):
             self._take_instruments(follow, batch)
@@ -224,6 +260,9 @@ class Subscription:
         if follow.resume_gap is not None:
             batch.add(encode_notification("gap", follow.resume_gap))
             follow.resume_gap = None
+            if follow.fresh and (found := self.snapshot(follow)):
+                batch.add(found)
+            follow.fresh = False
         if self.paced(follow):
             if now_s >= follow.due_s and (follow.cursor < feed.head or follow.silent):
                 self._take_latest(follow, batch, now_s)
@@ -290,14 +329,17 @@ class Subscription:
             if follow.silent:
                 self._take_advance(follow, batch)
             return
-        batch.rows += chunk.rows
-        # The first message of a range also covers what was passed over in front of it.
-        pieces = [chunk.frames[0][1], encode_tail(self.id, follow.sent + 1)]
-        for cursor_first, frame in chunk.frames[1:]:
-            pieces += (frame, encode_tail(self.id, cursor_first))
-        batch.add(*pieces) if len(pieces) < JOIN_MIN else batch.add(b"".join(pieces))
+        self.add_chunk(batch, chunk, follow.sent + 1)
         follow.sent = last
         follow.silent = False
+
+    def add_chunk(self, batch: Batch, chunk: Chunk, cursor_first: int) -> None:
+        """Add the messages of a range that has any. The first of them also covers what was passed over before it."""
+        batch.rows += chunk.rows
+        pieces = [chunk.frames[0][1], encode_tail(self.id, cursor_first)]
+        for part_first, frame in chunk.frames[1:]:
+            pieces += (frame, encode_tail(self.id, part_first))
+        batch.add(*pieces) if len(pieces) < JOIN_MIN else batch.add(b"".join(pieces))
 
     def _take_lapped(self, follow: Follow, batch: Batch, oldest: int) -> None:
         if follow.sent < follow.cursor:

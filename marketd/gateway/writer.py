@@ -90,6 +90,13 @@ class Writer:
         self._outbox_bytes += sum(map(len, frame))
         self._wakeup.set()
 
+    def put_batch(self, batch: Batch) -> None:
+        """Do the same with messages of rows."""
+        self.rows_sent += batch.rows
+        self.lost += batch.lost
+        if batch.buffers:
+            self.put(*batch.buffers)
+
     async def wait_room(self) -> None:
         """Return when less is waiting than the client may let wait."""
         while self._outbox_bytes >= OUTBOX_BYTES_MAX:
@@ -114,7 +121,7 @@ class Writer:
         try:
             batch, due_s = self._gather(now_s)
             self._send_nowait(batch.buffers, now_s)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - not swallowed, see below
             # The task raises it, so that what is wrong with one client does not reach those whose turn comes after.
             self._error = error
             self._wakeup.set()

@@ -30,6 +30,7 @@ from marketd.periods import DAY_NS
 from marketd.ring.reader import RingReader
 from marketd.ring.table import TableReader
 from marketd.rpc.messages import HistoryStatus
+from marketd.supervise.epochs import read_ends
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
@@ -125,10 +126,17 @@ class History:
 
     def _attach_ticks(self, info: FeedInfo) -> None:
         wanted, flush_s = self._spec.record_ticks, self._spec.flush_s
-        self.recorders[info.name] = Recorder(info, self._log_of(info.name), self.store, wanted, flush_s, self._clock)
+        self.recorders[info.name] = Recorder(
+            info, self.log_of(info.name), self.store, wanted, flush_s, self._clock, self._spec.replay_bytes
+        )
 
-    def _log_of(self, feed: str) -> Path:
+    def log_of(self, feed: str) -> Path:
+        """The folder of the log of a feed's ticks."""
         return Path(self._spec.store_path) / LOG / feed
+
+    def ends_of(self, feed: str) -> dict[int, int]:
+        """The last cursors of the epochs of a feed's ring, as far as they are known."""
+        return read_ends(Path(self._spec.epochs_paths[feed]))
 
     def close(self) -> None:
         """Let go of all segments."""
@@ -193,7 +201,7 @@ class History:
         ids = {info.name: (info, instrument) for info, instrument in carried}
         recents: list[Recent] = []
         for name in self._infos:
-            logged, place = read_log_of(self._log_of(name), series.fqme)
+            logged, place = read_log_of(self.log_of(name), series.fqme)
             if logged.spans:
                 recents.append(logged)
             if name not in ids:

@@ -2,7 +2,8 @@
 
 What was read from the ring is in the log at once, so that a killed process loses nothing; it is on the disk every
 ``flush_s``, so that a power cut loses no more than that. Now and then a new file is begun, and the old one's rows go
-to the parquet files of their instruments; only then is it removed. A successor goes on in the ring where the log ends.
+to the parquet files of their instruments; only then is it removed, once it is not among the newest that are kept for
+streams that resume (storage/tickreplay.py). A successor goes on in the ring where the log ends.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from storage.coverage import State
 from storage.intervals import Range, subtract
 from storage.layout import Series
 from storage.schema import Provenance
-from storage.ticklog import LogWriter, Place, dropped, log_files, read_end, read_log
+from storage.ticklog import LogWriter, Place, dropped, log_files, read_end, read_log, set_filed
 
 FILE_BYTES_MAX = 64 << 20  # then its rows go to parquet files
 FILE_AGE_S = 600.0
@@ -51,6 +52,7 @@ class Recorder:
         store: where the parquet files are.
         instruments: names and globs of those that are recorded.
         flush_s: at most so much is lost by a power cut.
+        kept_bytes: so much of what is in parquet files is kept in the log too, for streams that resume.
 
     Attributes:
         trouble: why nothing is recorded now, or not put into parquet files; empty if all is well.
@@ -64,6 +66,7 @@ class Recorder:
         instruments: Sequence[str],
         flush_s: float,
         clock: Clock,
+        kept_bytes: int = 0,
     ) -> None:
         """Attach to the feed's ring. Raises SegmentError."""
         self.info = info
@@ -72,6 +75,7 @@ class Recorder:
         self._store = store
         self._matches = [glob_pattern(text).match for text in instruments]
         self._flush_s = flush_s
+        self._kept_bytes = kept_bytes
         self._clock = clock
         self._log = structlog.get_logger("marketd.history").bind(feed=info.name)
         self._ring = RingReader(Path(info.ring_path))
@@ -79,6 +83,8 @@ class Recorder:
         self._table = TableReader(Path(info.table_path))
         self._names: dict[int, str] = {}  # of those that are recorded
         self._heard: dict[int, str] = {}  # of which there was something since they are followed
+        self._others: list[str] = []  # not recorded
+        self._others_told = 0
         self._wanted: NDArray[np.bool_] = np.array([True, False])  # the last entry stands for ids beyond
         self._seen = 0
         self._writer: LogWriter | None = None
@@ -89,6 +95,11 @@ class Recorder:
     def trouble(self) -> str:
         """See the class."""
         return self._unwritten or self._unfiled
+
+    @property
+    def epoch(self) -> int:
+        """Of the feed's ring."""
+        return self._ring.epoch
 
     async def run(self) -> None:
         """Record for ever."""
@@ -101,7 +112,7 @@ class Recorder:
         """Write what there is by now, and let go of everything."""
         try:
             if self._writer is not None:
-                await self._take()
+                await self._take(last=True)
                 await self._in_thread(self._writer.close)
         except (StorageError, SegmentError) as error:
             self._log.error("ticks.not_written", error=str(error))
@@ -143,36 +154,49 @@ class Recorder:
         else:
             place = Place(self._ring.epoch, self._ring.oldest - 1, self._clock.now_ns())
         self._ring.cursor = place.cursor
-        self._writer = await self._in_thread(LogWriter, self.folder, place, self._heard)
+        self._learn()
+        self._writer = await self._open(place)
 
-    async def _take(self) -> None:
+    async def _open(self, place: Place) -> LogWriter:
+        others = list(self._others)
+        writer = await self._in_thread(LogWriter, self.folder, place, self._heard, others)
+        self._others_told = len(others)
+        return writer
+
+    async def _take(self, *, last: bool = False) -> None:
         """Bring what the ring has to the log. Raises StorageError: it is read again."""
         async with self._lock:
-            while self._writer is not None and await self._take_some(self._writer):
+            while self._writer is not None and await self._take_some(self._writer, last=last):
                 pass
 
-    async def _take_some(self, writer: LogWriter) -> bool:
-        """Do so with as many rows as one goes; return whether there are more."""
+    async def _take_some(self, writer: LogWriter, *, last: bool) -> bool:
+        """Do so with as many rows as one goes; return whether there are more.
+
+        Args:
+            last: nothing will come after, so that it must be said how far this is.
+        """
         at_ns = self._clock.now_ns()
-        self._learn()
-        before = self._ring.cursor
+        before, published = self._ring.cursor, self._ring.published
+        self._learn()  # after that look at the ring: the instruments of all rows until there are in the table by now
         try:
-            found = kept(self._ring.read_nowait(ROWS_IN_ONE_GO), self._wanted)
+            found = kept(self._ring.read_nowait(min(ROWS_IN_ONE_GO, published - before)), self._wanted)
         except Lapped as lapped:
             self._log.warning("ticks.lapped", lost=lapped.lost)
             found = lapped_row(writer.place.at_ns, at_ns, self._ring.cursor, lapped.lost)
         more = self._ring.cursor < self._ring.published
         if self.info.state != "live" or more:
             at_ns = writer.place.at_ns  # what is still to come until now is not in the log yet
-        if not len(found) and at_ns - writer.place.at_ns < SECOND_NS:
+        if not len(found) and at_ns - writer.place.at_ns < SECOND_NS and not last:
             return more
         heard = {n: self._names[n] for n in np.unique(found["instrument"]).tolist() if n and n not in self._heard}
         place = Place(self._ring.epoch, self._ring.cursor, max(at_ns, writer.place.at_ns))
+        others = self._others[self._others_told :]
         try:
-            await self._in_thread(writer.append, found, place, heard)
+            await self._in_thread(writer.append, found, place, heard, others)
         except StorageError:
             self._ring.cursor = before
             raise
+        self._others_told += len(others)
         self._heard |= heard
         for number in dropped(found):
             self._heard.pop(number, None)
@@ -183,11 +207,13 @@ class Recorder:
         count = self._table.count
         if count == self._seen:
             return
-        found = {
-            number: name
-            for number in range(self._seen + 1, count + 1)
-            if any(match(name := self._table.fqme(number)) for match in self._matches)
-        }
+        found = {}
+        for number in range(self._seen + 1, count + 1):
+            name = self._table.fqme(number)
+            if any(match(name) for match in self._matches):
+                found[number] = name
+            else:
+                self._others.append(name)
         wanted = np.zeros(count + 2, np.bool_)
         wanted[: self._seen + 1] = self._wanted[: self._seen + 1]
         wanted[list(found)] = True
@@ -222,7 +248,7 @@ class Recorder:
             writer = self._writer
             assert writer is not None
             try:
-                self._writer = await self._in_thread(LogWriter, self.folder, writer.place, self._heard)
+                self._writer = await self._open(writer.place)
                 await self._in_thread(writer.close)
             except StorageError as error:
                 self._log.error("ticks.not_written", error=str(error))
@@ -233,7 +259,7 @@ class Recorder:
             if path == all_but:
                 continue
             try:
-                await trio.to_thread.run_sync(partial(file_log, path, self._store))
+                await trio.to_thread.run_sync(partial(file_log, path, self._store, self._kept_bytes))
             except (StorageError, OSError) as error:
                 if str(error) != self._unfiled:
                     self._log.error("ticks.not_filed", file=path.name, error=str(error))
@@ -245,8 +271,8 @@ class Recorder:
         return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._disk)
 
 
-def file_log(path: Path, store: StorageClient) -> None:
-    """Put a file of the log into parquet files and remove it. May be killed at any time and done again.
+def file_log(path: Path, store: StorageClient, kept_bytes: int = 0) -> None:
+    """Put a file of the log into parquet files; it is one of the filed then. May be killed at any time and done again.
 
     Raises:
         StorageError, OSError: some of it can't be stored now; the file stays.
@@ -266,7 +292,7 @@ def file_log(path: Path, store: StorageClient) -> None:
         log.error("ticks.damaged", file=str(path), kept=f"{path.name}.damaged")
         path.rename(path.with_name(f"{path.name}.damaged"))
     else:
-        path.unlink()
+        set_filed(path, kept_bytes)
 
 
 def _store_ticks(store: StorageClient, series: Series, rows: NDArray[np.void], spans: list[Range]) -> None:

@@ -31,6 +31,8 @@ from marketd.history.wire import (
     Left,
     LeftQuery,
     Query,
+    ReplayQuery,
+    ReplayStartQuery,
     TicksQuery,
     WantQuery,
 )
@@ -46,6 +48,7 @@ from storage.find_gaps import find_gaps
 from storage.intervals import Range, intersect
 from storage.layout import Series
 from storage.schema import BARS, TICKS, Provenance
+from storage.tickreplay import Start, find_cursor, find_time, pages
 
 if TYPE_CHECKING:
     from marketd.history.actor import History
@@ -127,6 +130,11 @@ async def _work(query: Query, history: History, send: Send) -> None:
             result: object = await _bars(query, history, send)
         case TicksQuery():
             result = await _ticks(query, history, send)
+        case ReplayStartQuery():
+            result = await _in_thread(lambda: _replay_start(query, history))
+        case ReplayQuery():
+            await _replay(query, history, send)
+            result = None
         case CoverageQuery():
             result = await _in_thread(lambda: coverage(history.store, query))
         case GapsQuery():
@@ -177,6 +185,24 @@ async def _ticks(query: TicksQuery, history: History, send: Send) -> HistorySeri
     chosen = pa.schema([schema.field(name) for name in names])
     rows, limited = await _stream((frame.select(names) for frame in found), query, chosen, send)
     return HistorySeries(fqme, rows, view.until_ns, view.missing(query.start_ns, query.end_ns), limited)
+
+
+def _replay_start(query: ReplayStartQuery, history: History) -> list[Start]:
+    if query.feed not in history.recorders:
+        return []
+    folder = history.log_of(query.feed)
+    if query.from_ns is not None:
+        found = find_time(folder, query.from_ns)
+    else:
+        found = find_cursor(folder, query.epoch, query.cursor)
+    return [found] if found is not None else []
+
+
+async def _replay(query: ReplayQuery, history: History, send: Send) -> None:
+    epoch = history.recorders[query.feed].epoch
+    found = pages(history.log_of(query.feed), query.start, epoch, history.ends_of(query.feed))
+    while (page := await _in_thread(lambda: next(found, None))) is not None:
+        await send(DATA, _encode(page))
 
 
 async def _stream(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from marketd.rpc.messages import Order
+from storage.tickreplay import Start
 
 DATA, RESULT, ERROR = b"d", b"r", b"e"
 QUERY_BYTES_MAX = 1 << 20
@@ -38,6 +39,27 @@ class TicksQuery(msgspec.Struct, frozen=True, tag="ticks"):
     limit: int | None
     order: Order
     columns: list[str] | None
+
+
+class ReplayStartQuery(msgspec.Struct, frozen=True, tag="replay_start"):
+    """Where a stream of a feed's recorded ticks can go on: after a position, or with what came from a time on.
+
+    Answered with a list of one :class:`storage.tickreplay.Start`, or of none: not here.
+    """
+
+    feed: str
+    epoch: int = 0
+    cursor: int = 0
+    from_ns: int | None = None
+
+
+class ReplayQuery(msgspec.Struct, frozen=True, tag="replay"):
+    """All recorded ticks of a feed from there on, as they came; answered with data, each a
+    :class:`storage.tickreplay.Page` in MessagePack, and None.
+    """
+
+    feed: str
+    start: Start
 
 
 class CoverageQuery(msgspec.Struct, frozen=True, tag="coverage"):
@@ -85,4 +107,4 @@ class Left(msgspec.Struct, frozen=True):
     over: bool
 
 
-Query = BarsQuery | TicksQuery | CoverageQuery | GapsQuery | WantQuery | LeftQuery
+Query = BarsQuery | TicksQuery | ReplayStartQuery | ReplayQuery | CoverageQuery | GapsQuery | WantQuery | LeftQuery

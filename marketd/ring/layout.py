@@ -107,6 +107,7 @@ STATUS = _dtype(code="<i8")
 
 BY_KIND: dict[int, np.dtype[np.void]] = {1: TRADE, 2: QUOTE, 3: LEVEL, 4: GAP, 5: STATUS}
 KIND_NAMES: dict[int, str] = {1: "trade", 2: "quote", 3: "level", 4: "gap", 5: "status"}
+TOLD_ALWAYS = (4, 5)  # kinds that everybody is told of, whatever is asked for
 KINDS_BY_NAME: dict[str, int] = {name: kind for kind, name in KIND_NAMES.items()}
 
 

@@ -110,6 +110,8 @@ class HistorySpec(msgspec.Struct, frozen=True):
     flush_s: float
     verify_every_s: float
     record_ticks: list[str] = []
+    replay_bytes: int = 0
+    epochs_paths: dict[str, str] = {}
 
 
 class LimitsSpec(msgspec.Struct, frozen=True):

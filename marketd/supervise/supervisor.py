@@ -39,6 +39,7 @@ from marketd.rpc.messages import (
     StatusResult,
 )
 from marketd.supervise.actor import Child, Tree, open_tree
+from marketd.supervise.epochs import note_ends
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
     HTTP_PREFIX,
@@ -127,6 +128,7 @@ async def run(
                     services.cancel_scope.cancel()
                 nursery.cancel_scope.cancel()
             statuses = [feed.status() for feed in supervisor.feeds.values()]
+        note_ends(paths, config.feeds)
     log.info("daemon.stopped", instance=config.instance)
     return statuses
 
@@ -440,6 +442,8 @@ class Supervisor:
             flush_s=history.flush_s,
             verify_every_s=history.verify_every_s,
             record_ticks=history.record_ticks,
+            replay_bytes=history.replay_mib << 20,
+            epochs_paths={feed: str(self._paths.epochs(feed)) for feed in self.feeds},
         )
         return _actor_spec("history", "marketd.history.actor:run_history", spec, self._config)
 

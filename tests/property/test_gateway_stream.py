@@ -129,7 +129,7 @@ class World:
         assert feed.cursor == self.next - 1
 
     async def _pause(self, paused: bool) -> None:
-        self.subscription.paused = paused
+        self.subscription.pause(paused=paused)
 
     async def _resume(self, _how: object) -> None:
         """Close the subscription and open another one that goes on where it stood."""
@@ -229,7 +229,7 @@ class World:
 
     async def finish(self) -> None:
         """Take all that is left: then everything has been told of, whatever came before."""
-        self.subscription.paused = False
+        self.subscription.pause(paused=False)
         await self._advance(None)
         for _ in range(400):
             await self._tick(None)
