@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import msgspec
 
 from marketd.client.frames import Frame, Source
-from marketd.client.positions import format_token
 from marketd.client.sources import ColumnsSource, EventSource, RowsSource, columns_of, is_forming, snapshot_sources
 from marketd.fqme import is_glob
 from marketd.ring import layout
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
+from marketd.rpc.positions import format_token
 
 BUFFER_BYTES = 16 << 20
 STEPS_SUFFIX = "/bars"  # of the name by which a feed's bars are read

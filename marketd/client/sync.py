@@ -23,13 +23,13 @@ from marketd.client.history import (
     ticks_params,
 )
 from marketd.client.line import Line
-from marketd.client.positions import parse_token
 from marketd.client.protocol import ClientProtocol
 from marketd.client.reconnect import Reconnect
 from marketd.client.subscription import BUFFER_BYTES, State, Subscription
 from marketd.client.times import Time, to_ns
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
+from marketd.rpc.positions import parse_token
 
 
 def connect(

@@ -29,6 +29,7 @@ from marketd.gateway.writer import Writer
 from marketd.rpc import messages
 from marketd.rpc.framing import Deframer, FrameTooLarge
 from marketd.rpc.messages import ErrorCode
+from marketd.rpc.positions import format_token
 from marketd.supervise.messages import FilledRange
 
 if TYPE_CHECKING:
@@ -101,12 +102,22 @@ class Session:
             log.exception("client.failed", client=self.number)
             self.ended = "failed"
         finally:
+            self._log_end()
             self.subscriptions.clear()
             self.follows_changed()
+            if self.ended == "stalled" and not self.writer.finished:
+                # The kernel is to throw away what the client does not take, and not to go on trying.
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             close_socket(self._socket)
-            writer = self.writer
-            facts = {"rows": writer.rows_sent, "bytes": writer.bytes_sent, "lost": writer.lost}
-            log.info("client.gone", client=self.number, reason=self.ended or "cancelled", **facts)
+
+    def _log_end(self) -> None:
+        writer = self.writer
+        facts: dict[str, object] = {"rows": writer.rows_sent, "bytes": writer.bytes_sent, "lost": writer.lost}
+        if self.subscriptions:
+            facts["at"] = {number: format_token(positions) for number, positions in self._positions().items()}
+        if not writer.finished:
+            facts["unsent_bytes"] = writer.unsent_bytes
+        log.info("client.gone", client=self.number, reason=self.ended or "cancelled", **facts)
 
     def begin(self, params: messages.HelloParams, heartbeat_s: float) -> None:
         """Take hello."""
@@ -129,14 +140,25 @@ class Session:
         self._end("closing")
         self.writer.finish(self._closing_notice)
 
-    def _end(self, reason: str) -> None:
+    def _part(self, sentence: str) -> None:
+        """Give a client that takes nothing as long again to wake up and read where it can go on; then cut it off.
+
+        What it was about to be sent comes before that, so the positions are exact for whoever reads them.
+        """
+        words = messages.Notice("stalled", sentence, self._positions(), self.writer.lost)
+        self.writer.set_follows([])
+        self.writer.put(encode_notification("notice", words))
+        self._end("stalled", within_s=self.gateway.limits.stall_timeout_s)
+        self.writer.finish()
+
+    def _end(self, reason: str, within_s: float = FLUSH_S) -> None:
         self.ended = self.ended or reason
         self._reading.cancel()
         scope = self.nursery.cancel_scope
-        scope.deadline = min(scope.deadline, trio.current_time() + FLUSH_S)
+        scope.deadline = min(scope.deadline, trio.current_time() + within_s)
 
     def _closing_notice(self) -> Buffer:
-        notice = messages.Notice("closing", "the daemon is shutting down", self._positions())
+        notice = messages.Notice("closing", "the daemon is shutting down", self._positions(), self.writer.lost)
         return encode_notification("notice", notice)
 
     async def _write(self) -> None:
@@ -265,7 +287,9 @@ class Session:
             self._tell("slow", f"{sentence}, and told as a gap: read faster, or ask for less")
 
     def _tell(self, code: str, sentence: str) -> None:
-        self.writer.put(encode_notification("notice", messages.Notice(code, sentence, self._positions())))
+        self.writer.put(
+            encode_notification("notice", messages.Notice(code, sentence, self._positions(), self.writer.lost))
+        )
 
     def _positions(self) -> dict[int, dict[str, messages.Position]]:
         return {number: subscription.positions() for number, subscription in self.subscriptions.items()}
@@ -281,11 +305,8 @@ class Session:
         self._undrained_bytes = undrained
 
     def _dismiss(self, reason: str, sentence: str) -> None:
-        if not sentence:
-            self._end(reason)
-            # The kernel is to throw away what the client does not take, and not to go on trying.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-            self.nursery.cancel_scope.cancel()
+        if reason == "stalled":
+            self._part(sentence)
         elif reason == "silent":
             self.close(reason, encode_notification("notice", messages.Notice(reason, sentence)))
         else:

@@ -36,19 +36,16 @@ class Times:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a client has to go: a short reason for the log and status, and a sentence for the client.
-
-    The sentence is empty if there is no way to say it: then the connection is cut.
-    """
+    """Why a client has to go: a short reason for the log and status, and a sentence for the client."""
 
     reason: str
-    sentence: str = ""
+    sentence: str
 
 
 def judge(times: Times, limits: LimitsSpec, now_s: float) -> Verdict | None:
     """Return why the client has to go; None if it may stay."""
     if times.blocked_s is not None and now_s - times.blocked_s > limits.stall_timeout_s:
-        return Verdict("stalled")
+        return Verdict("stalled", f"nothing was taken for {limits.stall_timeout_s:g} s; go on from these positions")
     if not times.greeted and now_s - times.connected_s > limits.hello_timeout_s:
         return Verdict("no hello", f"no hello came within {limits.hello_timeout_s:g} s")
     if times.reading_s is None:

@@ -97,6 +97,11 @@ class Writer:
         if batch.buffers:
             self.put(*batch.buffers)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How many bytes wait that the socket did not take."""
+        return sum(map(len, self._unsent)) + self._outbox_bytes
+
     async def wait_room(self) -> None:
         """Return when less is waiting than the client may let wait."""
         while self._outbox_bytes >= OUTBOX_BYTES_MAX:

@@ -704,11 +704,15 @@ class BackfillProgress(Result, frozen=True):
 
 
 class Notice(Result, frozen=True):
-    """``code``: ``closing`` (with where each subscription stands), ``slow``, ``error`` …"""
+    """``code``: ``closing`` (with where each subscription stands), ``slow``, ``stalled`` …
+
+    ``lost``: rows that the client's gaps have told as lost so far.
+    """
 
     code: str
     message: str
     positions: dict[int, dict[str, Position]] = {}
+    lost: int = 0
 
 
 class Heartbeat(Result, frozen=True):

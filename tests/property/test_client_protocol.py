@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketd.client.frames import Frame
-from marketd.client.positions import parse_token
 from marketd.client.protocol import ClientProtocol
 from marketd.client.subscription import State, Subscription
 from marketd.model import GapReason, Kind
 from marketd.ring import layout
 from marketd.ring.steps import BarState
 from marketd.rpc.messages import Format, HelloParams, KindName, Position, SubscribeParams
+from marketd.rpc.positions import parse_token
 from tests.fake_server import FakeFeed, FakeProtocol, FakeSteps, World
 
 ROW_KINDS = [Kind.TRADE, Kind.QUOTE, Kind.LEVEL, Kind.GAP, Kind.STATUS]

@@ -373,6 +373,36 @@ async def test_client_that_stops_reading_its_stream_is_cut_and_the_others_go_on(
         await gateway.demand({"sim": 1})
 
 
+async def test_stalled_client_that_wakes_up_reads_where_it_can_go_on(tmp_path: Path) -> None:
+    """It has had every row up to there, or a gap for it; and what comes after is not lost."""
+    async with besieged(tmp_path) as (gateway, witness):
+        client = await gateway.connect(client="stalled")
+        await client.call("subscribe", instruments=["*"])
+        session = next(each for each in gateway.gateway.sessions if each.hello and each.hello.client == "stalled")
+        with trio.fail_after(10):
+            while not session.ended:
+                witness.feed.trades(1000)
+                await witness.notices_nothing()
+        notice = await client.told("notice")
+        while notice["code"] != "stalled":
+            notice = await client.told("notice")
+        assert notice["message"].startswith("nothing was taken for 1.5 s; go on from these positions")
+        [position] = notice["positions"][1].values()
+        reached, lost = 0, 0
+        for message in client.received:
+            if message.get("method") in ("rows", "gap"):
+                params = message["params"]
+                assert params["cursor_first"] == reached + 1 or not reached
+                reached = params["cursor_last"]
+                lost += params.get("lost", 0)
+        assert (reached, lost) == (position["cursor"], notice["lost"])
+        await client.closed()
+        again = await gateway.connect()
+        await again.call("subscribe", instruments=["*"], resume={"sim": position})
+        message = await again.told("rows", "gap")
+        assert message["cursor_first"] == reached + 1
+
+
 async def test_slow_client_that_does_read_is_kept(tmp_path: Path) -> None:
     async with besieged(tmp_path) as (gateway, witness):
         client = await gateway.connect(client="slow")

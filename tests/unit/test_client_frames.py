@@ -5,12 +5,12 @@ import pytest
 
 from marketd.client.errors import ProtocolError
 from marketd.client.frames import Gap, Level, Quote, Trade
-from marketd.client.positions import format_token, parse_token
 from marketd.client.sources import ColumnsSource, EventSource, RowsSource
 from marketd.model import GapReason, Kind
 from marketd.ring import layout
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
+from marketd.rpc.positions import format_token, parse_token
 from tests.fake_server import NAMES, FakeFeed
 
 

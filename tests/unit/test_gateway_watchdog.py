@@ -43,8 +43,8 @@ def test_client_is_not_silent_while_we_do_not_listen() -> None:
 
 
 @pytest.mark.parametrize(("now_s", "expected"), [(8.9, ""), (9.1, "stalled")])
-def test_client_that_takes_nothing_is_cut_without_a_word(now_s: float, expected: str) -> None:
+def test_client_that_takes_nothing_is_told_where_it_can_go_on(now_s: float, expected: str) -> None:
     assert reason(now_s, blocked_s=2.0, reading_s=None) == expected
     verdict = judge(Times(0.0, blocked_s=2.0), LIMITS, 9.1)
     assert verdict is not None
-    assert not verdict.sentence
+    assert verdict.sentence == "nothing was taken for 7 s; go on from these positions"
