@@ -13,7 +13,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from marketd.gateway.encode import Buffer, encode_shared
+from marketd.errors import Lapped
+from marketd.gateway.encode import Buffer, encode_shared, encode_tail
 from marketd.gateway.rowsort import TICK_ROWS, RowSort
 from marketd.gateway.selection import Choice
 from marketd.gateway.shape import SHAPES, Shaped
@@ -22,6 +23,7 @@ from marketd.rpc.messages import Contract, Format, KindColumns
 ROWS_MAX = 4096  # in one message: 288 KiB
 FRAME_ROWS_MAX = 16384  # looked at for one frame: of its quotes not many are left
 COLUMNS_ROWS_MAX = 512  # to make columns of a row takes up to 4 us, for which everybody waits: 2 ms
+NEWS_BYTES_MAX = 16 << 10  # beyond that a message is not worth a copy of its own
 CACHE_BYTES_MAX = 8 << 20  # of copied rows, and once more of encoded messages, for each feed
 CACHE_ENTRIES_MAX = 1024
 
@@ -63,6 +65,8 @@ class Fanout:
         }
         self._blocks: Cache[tuple[int, int], NDArray[np.void]] = Cache()
         self._chunks: Cache[tuple[int, int, int, Format, Contract], Chunk] = Cache()
+        self._news: dict[tuple[int, Format, int], tuple[int, bytes]] = {}
+        self._news_range = (0, 0)
         self.encoded = 0
 
     def rows_max(self, form: Format, contract: Contract) -> int:
@@ -89,6 +93,32 @@ class Fanout:
             chunk = self.encode(rows, form, cursor_first, cursor_last, contract, self._ring.epoch)
             self._chunks.put(key, chunk, _EMPTY_COST_BYTES + sum(len(frame) for _, frame in chunk.frames))
         return chunk
+
+    def news(
+        self, choice: Choice, form: Format, subscription: int, cursor_first: int, head: int
+    ) -> tuple[int, bytes] | None:
+        """Return how many rows, and the bytes of the one small message, tell a lossless client all that is new.
+
+        It is made once for all that are up to date and have given their subscription the same number. None: it takes
+        more than that, or none.
+        """
+        if self._news_range != (cursor_first, head):
+            self._news_range = (cursor_first, head)
+            self._news.clear()
+        key = (choice.key, form, subscription)
+        found = self._news.get(key)
+        if found is None:
+            if self.range_last(cursor_first, head, form) < head:
+                return None
+            try:
+                chunk = self.chunk(choice, form, cursor_first, head)
+            except Lapped:
+                return None
+            if len(chunk.frames) != 1 or len(chunk.frames[0][1]) > NEWS_BYTES_MAX:
+                return None
+            whole = b"".join((chunk.frames[0][1], encode_tail(subscription, cursor_first)))
+            found = self._news[key] = (chunk.rows, whole)
+        return found
 
     def rows(self, cursor_first: int, cursor_last: int) -> NDArray[np.void]:
         """Return rows, both ends included, of the ring's dtype; not to be written to.

@@ -32,8 +32,8 @@ NAMES_IN_ONE_GO = 1024  # matched against a selection between two turns of the e
 class Listener(Protocol):
     """Who follows feeds: a client's session."""
 
-    def wake_for_rows(self) -> None:
-        """Take notice that a feed's head has moved."""
+    def wake_for_rows(self, now_s: float) -> None:
+        """Take notice that a feed's head has moved. ``now_s``: as of ``trio.current_time()``."""
         ...
 
 
@@ -102,10 +102,12 @@ class Feed:
         self.head = max(self.head, published)
         if self.latest is not None and self.head - self.latest.cursor >= ROWS_MAX:
             self.update_latest()
+        now_s = trio.current_time()
         for number, listener in enumerate(list(self.listeners), 1):
-            listener.wake_for_rows()
+            listener.wake_for_rows(now_s)
             if number % LISTENERS_IN_ONE_GO == 0:
                 await trio.lowlevel.checkpoint()
+                now_s = trio.current_time()
 
     def _is_behind(self) -> bool:
         return self.ring.published > self.head or self.table.generation != self._generation

@@ -250,9 +250,9 @@ class Session:
                 where = (told.feed, told.fqme, kind, told.from_ns, told.to_ns, told.bars)
                 self.writer.put(encode_notification("gap_filled", messages.GapFilled(number, *where)))
 
-    def wake_for_rows(self) -> None:
+    def wake_for_rows(self, now_s: float) -> None:
         """Take notice that a feed's head has moved."""
-        self.writer.wake_for_rows()
+        self.writer.wake_for_rows(now_s)
 
     # --- the watchdog's ---
 

@@ -111,21 +111,22 @@ class Writer:
         """Take notice that there may be news to send."""
         self._wakeup.set()
 
-    def wake_for_rows(self) -> None:
+    def wake_for_rows(self, now_s: float) -> None:
         """Take notice that a feed's head has moved, and send what the socket takes at once if nothing is before it."""
         if self._deaf:
             return
         if self._wakeup.waiting:
-            self._push()
+            self._push(now_s)
         else:
             self._wakeup.set()
 
-    def _push(self) -> None:
+    def _push(self, now_s: float) -> None:
         """Send from outside of the task, which waits: for this, or for a time that has not come."""
-        now_s = trio.current_time()
+        due_s = math.inf
         try:
-            batch, due_s = self._gather(now_s)
-            self._send_nowait(batch.buffers, now_s)
+            if not self._push_news(now_s):
+                batch, due_s = self._gather(now_s)
+                self._send_nowait(batch.buffers, now_s)
         except Exception as error:  # noqa: BLE001 - not swallowed, see below
             # The task raises it, so that what is wrong with one client does not reach those whose turn comes after.
             self._error = error
@@ -133,6 +134,28 @@ class Writer:
             return
         if self._unsent or due_s < math.inf:
             self._wakeup.set()
+
+    def _push_news(self, now_s: float) -> bool:
+        """Send what is new in the one feed that is followed, if that is one small message; return whether it was."""
+        if len(self._follows) != 1 or self._outbox:
+            return False
+        subscription, follow = self._follows[0]
+        news = subscription.take_news(follow)
+        if news is None:
+            return False
+        rows, data = news
+        self.rows_sent += rows
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent:
+            self.sent_s = now_s
+            self.bytes_sent += sent
+        if sent < len(data):
+            self._times.blocked_s = now_s
+            self._unsent = [memoryview(data)[sent:]]
+        return True
 
     def set_follows(self, follows: list[tuple[Subscription, Follow]]) -> None:
         """Send what these have from now on, and nothing of any others."""
