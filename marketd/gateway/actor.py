@@ -1,10 +1,11 @@
 """The gateway: clients in front, rings behind.
 
     ring -> Feed (feed.py) -> Fanout (fanout.py) -> Subscription (subscription.py) -> Writer (writer.py) -> socket
+    log of ticks -> Replay (replay.py) -> Writer: what a stream that comes back late has missed
     socket -> Session (session.py) -> decode.py -> requests.py -> streams.py, or the supervisor (routed.py)
 
-One follower task for each feed moves the feed's head and wakes the clients; each client's writer takes from the feeds
-what lies between its own positions and their heads.
+One follower task for each feed moves the feed's head and lets each client's writer take what lies between the client's
+own positions and the heads.
 """
 
 from __future__ import annotations
