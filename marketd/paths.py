@@ -101,6 +101,10 @@ class Paths:
         """Everything of this instance that lies in shared memory now, doorbells included."""
         return sorted(self.shm.glob(f"{self._segment_prefix}*"))
 
+    def segments_of(self, feed: str) -> list[Path]:
+        """Of these, one feed's. No feed's name has a dot."""
+        return sorted(self.shm.glob(f"{self._segment_prefix}{feed}.*"))
+
     @property
     def _segment_prefix(self) -> str:
         key = hashlib.blake2b(os.fsencode(self.runtime), digest_size=4).hexdigest()

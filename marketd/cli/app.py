@@ -8,10 +8,14 @@ from marketd.cli import (
     backends,
     backfill,
     bars,
+    clients,
     coverage,
+    ctl,
     demo,
     instrument,
+    log_level,
     record,
+    reload,
     replay,
     run,
     search,
@@ -35,8 +39,10 @@ app = typer.Typer(
 
 for module in (
     *(run, demo, status, watch, search, instrument, bars, ticks, coverage, backfill),
-    *(backends, record, replay, testvenue, version),
+    *(reload, log_level, backends, record, replay, testvenue, version),
 ):
     name = module.__name__.rpartition(".")[2]
-    app.command(name, epilog=f"Example: `{module.EXAMPLE}`")(getattr(module, name))
+    app.command(name.replace("_", "-"), epilog=f"Example: `{module.EXAMPLE}`")(getattr(module, name))
+for group in (ctl, clients):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.add_typer(store.app, name="store")

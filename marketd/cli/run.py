@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from marketd.config import Config
     from marketd.paths import Paths
     from marketd.rpc.messages import FeedStatus
+    from marketd.supervise.reloader import Loaded
 
 EXAMPLE = "marketd run --config deploy/marketd.toml --log-level debug"
 LogLevel = Annotated[
@@ -47,7 +48,7 @@ def run(
     ] = None,
     parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
 ) -> None:
-    """Run the daemon until Ctrl-C or SIGTERM; logs go to standard error.
+    """Run the daemon until Ctrl-C or SIGTERM; logs go to standard error. SIGHUP, as `marketd reload`, reads the file again.
 
     Without --config the file is looked for in $MARKETD_CONFIG, ~/.config/marketd/marketd.toml and
     /etc/marketd/marketd.toml. Where there is none, the daemon runs one simulated feed.
@@ -57,10 +58,15 @@ def run(
 
         from marketd.config import load, search_places
         from marketd.paths import Paths
+        from marketd.supervise.reloader import Loaded
     if parent is not None:
         _end_with(parent)
-    loaded, source = load(config)
-    whole = _with_options(loaded, instance, log_level, address, http)
+
+    def read() -> Loaded:
+        loaded, source = load(config)
+        return Loaded(_with_options(loaded, instance, log_level, address, http), source)
+
+    whole, source = read()
     paths = Paths.for_instance(whole.instance, base)
     _configure_logs(whole)
     log = structlog.get_logger("marketd.cli.run")
@@ -68,7 +74,7 @@ def run(
         log.warning("config.none_found", searched=[str(place) for place in search_places()], using="one feed, sim")
     else:
         log.info("config.loaded", file=str(source), feeds=list(whole.feeds))
-    supervise(whole, paths)
+    supervise(whole, paths, read_again=read)
 
 
 def supervise(
@@ -77,6 +83,7 @@ def supervise(
     *,
     on_ready: Callable[[list[str]], None] | None = None,
     exit_when_done: bool = False,
+    read_again: Callable[[], Loaded] | None = None,
 ) -> list[FeedStatus]:
     """Run the supervisor to its end; what can be seen to fail is refused before anything starts."""
     with daemon_packages():
@@ -90,7 +97,9 @@ def supervise(
     _refuse_taken(config.gateway.listen, "--address")
     _refuse_taken(config.gateway.http, "--http")
     return trio.run(
-        partial(supervisor.run, config, paths, on_ready=on_ready, exit_when_done=exit_when_done),
+        partial(
+            supervisor.run, config, paths, on_ready=on_ready, exit_when_done=exit_when_done, read_again=read_again
+        ),
         restrict_keyboard_interrupt_to_checkpoints=True,
     )
 

@@ -39,11 +39,12 @@ def render(status: StatusResult) -> RenderableType:
     """Draw a status. Pure: the same status gives the same picture."""
     from rich.console import Group
 
-    parts: list[RenderableType] = [_headline(status), _actors(status.actors), _feeds(status.feeds, status.now_ns)]
+    parts: list[RenderableType] = [_headline(status), *_problems(status.problems)]
+    parts += [actors_table(status.actors), _feeds(status.feeds, status.now_ns)]
     if status.history is not None:
         parts.append(_history(status.history))
     if status.clients:
-        parts.append(_clients(status.clients))
+        parts.append(clients_table(status.clients))
     return Group(*parts)
 
 
@@ -57,7 +58,14 @@ def _headline(status: StatusResult) -> Text:
     return Text.assemble(f"marketd {status.version}  instance {status.instance}  pid {status.pid}  up {up}  ", ready)
 
 
-def _actors(actors: Iterable[ActorStatus]) -> Table:
+def _problems(problems: Iterable[str]) -> Iterable[Text]:
+    from rich.text import Text
+
+    return [Text(f"  {problem}", style="yellow") for problem in problems]
+
+
+def actors_table(actors: Iterable[ActorStatus]) -> Table:
+    """Draw actors, or services."""
     from marketd.cli.output import bytes_text, duration_text
 
     table = _table("actor", "state", ">pid", ">up", ">restarts", ">memory", ">cpu", "detail")
@@ -118,7 +126,8 @@ def _history(history: HistoryStatus) -> Text:
     return text
 
 
-def _clients(clients: Iterable[ClientStatus]) -> Table:
+def clients_table(clients: Iterable[ClientStatus]) -> Table:
+    """Draw who is connected."""
     from marketd.cli.output import bytes_text, duration_text
 
     table = _table(">client", "name", "address", ">streams", ">rows sent", ">sent", ">lost", ">connected")

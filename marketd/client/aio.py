@@ -13,7 +13,7 @@ import anyio.lowlevel
 from marketd.client.address import default_address, parse_address
 from marketd.client.aio_line import AsyncLine
 from marketd.client.bars import BarSeries, bars_params, series_of
-from marketd.client.calls import Call
+from marketd.client.calls import ADMIN_TIMEOUT_S, Call
 from marketd.client.frames import Frame
 from marketd.client.history import (
     HISTORY_TIMEOUT_S,
@@ -260,6 +260,55 @@ class AsyncClient:
         timeout_s = duration_s + self._timeout_s if timeout_s is None else timeout_s
         params = messages.RecordParams(feed, name, duration_s)
         return cast(messages.RecordResult, await self._request("record", params, timeout_s))
+
+    # --- for operators ----------------------------------------------------------------------------------------------
+
+    async def services(self, *, timeout_s: float | None = None) -> list[messages.ActorStatus]:
+        """See :meth:`marketd.client.sync.Client.services`."""
+        result = await self._request("services.list", messages.EmptyParams(), timeout_s)
+        return cast(messages.ServicesResult, result).services
+
+    async def restart_service(self, service: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ActorStatus:
+        """See :meth:`marketd.client.sync.Client.restart_service`."""
+        return await self._act("restart", service, timeout_s)
+
+    async def stop_service(self, service: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ActorStatus:
+        """See :meth:`marketd.client.sync.Client.stop_service`."""
+        return await self._act("stop", service, timeout_s)
+
+    async def start_service(self, service: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ActorStatus:
+        """See :meth:`marketd.client.sync.Client.start_service`."""
+        return await self._act("start", service, timeout_s)
+
+    async def cancel_service(self, service: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ActorStatus:
+        """See :meth:`marketd.client.sync.Client.cancel_service`."""
+        return await self._act("cancel", service, timeout_s)
+
+    async def clients(self, *, timeout_s: float | None = None) -> list[messages.ClientStatus]:
+        """See :meth:`marketd.client.sync.Client.clients`."""
+        return cast(messages.ClientsResult, await self._request("clients.list", messages.EmptyParams(), timeout_s)).clients
+
+    async def kick(self, client: int, reason: str = "", *, timeout_s: float | None = None) -> messages.ClientStatus:
+        """See :meth:`marketd.client.sync.Client.kick`."""
+        params = messages.KickParams(client, reason)
+        return cast(messages.KickResult, await self._request("clients.kick", params, timeout_s)).client
+
+    async def log_level(
+        self, level: messages.LogLevel | None = None, actor: str | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, str]:
+        """See :meth:`marketd.client.sync.Client.log_level`."""
+        params = messages.LogLevelParams(level, actor)
+        return cast(messages.LogLevelResult, await self._request("log.level", params, timeout_s)).levels
+
+    async def reload(self, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ReloadResult:
+        """See :meth:`marketd.client.sync.Client.reload`."""
+        return cast(messages.ReloadResult, await self._request("reload", messages.EmptyParams(), timeout_s))
+
+    async def _act(self, action: str, service: str, timeout_s: float) -> messages.ActorStatus:
+        result = await self._request(f"services.{action}", messages.ServiceParams(service), timeout_s)
+        return cast(messages.ServiceResult, result).service
+
+    # --- streams ----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def subscribe(

@@ -13,6 +13,7 @@ from marketd.rpc.framing import frame
 
 _encode = msgspec.msgpack.Encoder().encode
 
+ADMIN_TIMEOUT_S = 120.0  # actors may have to stop, and to start again, one after the other
 HEARTBEAT = frame(_encode({"method": "heartbeat", "params": {}}))
 
 

@@ -41,6 +41,8 @@ REPEATABLE = frozenset(
         "gaps",
         "backfill",
         "subscribe",
+        "services.list",
+        "clients.list",
     }
 )
 

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 
 from marketd.client.address import default_address, parse_address
 from marketd.client.bars import BarSeries, bars_params, series_of
-from marketd.client.calls import Call
+from marketd.client.calls import ADMIN_TIMEOUT_S, Call
 from marketd.client.frames import Frame
 from marketd.client.history import (
     HISTORY_TIMEOUT_S,
@@ -316,6 +316,66 @@ class Client:
         timeout_s = duration_s + self._timeout_s if timeout_s is None else timeout_s
         params = messages.RecordParams(feed, name, duration_s)
         return cast(messages.RecordResult, self._request("record", params, timeout_s))
+
+    # --- for operators ----------------------------------------------------------------------------------------------
+
+    def services(self, *, timeout_s: float | None = None) -> list[messages.ActorStatus]:
+        """Return the daemon's services: its feeds, and the other actors that it runs."""
+        result = self._request("services.list", messages.EmptyParams(), timeout_s)
+        return cast(messages.ServicesResult, result).services
+
+    def restart_service(self, service: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ActorStatus:
+        """Let a service's actor be replaced; returns when the new one is live, or has failed.
+
+        Args:
+            service: its name in the status, ``feed.sim``; of a feed its own name will do.
+
+        Raises:
+            RequestError: there is no such service.
+        """
+        return self._act("restart", service, timeout_s)
+
+    def stop_service(self, service: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ActorStatus:
+        """Stop a service; returns when its actor is gone. It stays stopped until it is started again."""
+        return self._act("stop", service, timeout_s)
+
+    def start_service(self, service: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ActorStatus:
+        """Start a service that was stopped; returns when it is live, or has failed."""
+        return self._act("start", service, timeout_s)
+
+    def cancel_service(self, service: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ActorStatus:
+        """Stop a service at once: its actor is killed, and has no time to finish what it does."""
+        return self._act("cancel", service, timeout_s)
+
+    def clients(self, *, timeout_s: float | None = None) -> list[messages.ClientStatus]:
+        """Return who is connected."""
+        return cast(messages.ClientsResult, self._request("clients.list", messages.EmptyParams(), timeout_s)).clients
+
+    def kick(self, client: int, reason: str = "", *, timeout_s: float | None = None) -> messages.ClientStatus:
+        """Send a client away; it is told why, and may come back. ``RequestError`` if there is no such client."""
+        params = messages.KickParams(client, reason)
+        return cast(messages.KickResult, self._request("clients.kick", params, timeout_s)).client
+
+    def log_level(
+        self, level: messages.LogLevel | None = None, actor: str | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, str]:
+        """Set the log level of one actor, or of all, and return what holds by actor; without a level only that."""
+        params = messages.LogLevelParams(level, actor)
+        return cast(messages.LogLevelResult, self._request("log.level", params, timeout_s)).levels
+
+    def reload(self, *, timeout_s: float = ADMIN_TIMEOUT_S) -> messages.ReloadResult:
+        """Let the daemon read its configuration file again, and return what has changed, once it has.
+
+        Raises:
+            RequestError: ``invalid_config``, with every mistake in the text: the old configuration holds on.
+        """
+        return cast(messages.ReloadResult, self._request("reload", messages.EmptyParams(), timeout_s))
+
+    def _act(self, action: str, service: str, timeout_s: float) -> messages.ActorStatus:
+        result = self._request(f"services.{action}", messages.ServiceParams(service), timeout_s)
+        return cast(messages.ServiceResult, result).service
+
+    # --- streams ----------------------------------------------------------------------------------------------------
 
     def subscribe(
         self,

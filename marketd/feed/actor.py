@@ -27,6 +27,7 @@ from marketd.rpc.messages import FeedState, RecordResult, SearchHit
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.messages import (
     FeedBegin,
+    FeedDeclare,
     FeedDemand,
     FeedFind,
     FeedOutage,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 BEAT_S = 0.5
 PREPARE_TIMEOUT_S = 8.0
+SHOWN_MAX = 20
 
 log = structlog.get_logger("marketd.feed")
 
@@ -71,6 +73,7 @@ async def run_feed(actor: ActorHandle) -> None:
             if live is not None:
                 feed.watch(live)
                 actor.link.handle("demand", FeedDemand, feed.demand)
+                actor.link.handle("declare", FeedDeclare, feed.declare)
                 actor.link.handle("find", FeedFind, feed.find)
                 actor.link.handle("page", FeedPage, feed.page)
                 nursery.start_soon(_be_ready, actor, live.prepared)
@@ -162,6 +165,7 @@ class Feed:
         from_ns = self.sink.last_received_ns
         to_ns = max(from_ns, self.source.now_ns())
         self.sink.gap(0, GapReason.RESTART, from_ns, to_ns)
+        self.sink.forget_qualities()
         self.sink.publish()
         self._log.warning("feed.succeeds", from_ns=from_ns, to_ns=to_ns)
 
@@ -195,6 +199,12 @@ class Feed:
         if self._live is not None:
             self._live.demand(request.owner, request.names)
 
+    async def declare(self, request: FeedDeclare) -> None:
+        """Carry what the configuration says from now on, and no more what it said before."""
+        if self._live is not None:
+            self._live.declare(request.instruments)
+            self._log.info("instruments.declared", names=request.instruments[:SHOWN_MAX], count=len(request.instruments))
+
     async def find(self, request: FeedFind) -> list[MktPair]:
         """Look instruments up in a live venue's list; with ``carry``, let the table have them."""
         assert self._live is not None
@@ -217,7 +227,9 @@ class Feed:
 
     async def search(self, request: FeedSearch) -> list[SearchHit]:
         """Find instruments by words or glob, the best first."""
-        return search(self.source.search_space(), request.text, request.limit, self.spec.name)
+        hits = search(self.source.search_space(), request.text, request.limit, self.spec.name)
+        self._log.debug("search.complete", text=request.text, hits=len(hits))
+        return hits
 
     async def record(self, request: FeedRecord) -> RecordResult:
         """Write the venue's raw traffic to a file for a while."""

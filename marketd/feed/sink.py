@@ -86,6 +86,11 @@ class FeedSink:
         """See :class:`backends.backend.Sink`."""
         self._table.set_quality(instrument, quality)
 
+    def forget_qualities(self) -> None:
+        """Let nothing be known of any instrument: a predecessor's are not ours, and some may not come any more."""
+        for instrument in range(1, self._table.count + 1):
+            self._table.set_quality(instrument, Quality.UNKNOWN)
+
     def beat(self) -> None:
         """Show whoever maps the ring that its writer lives."""
         self._writer.beat(SystemClock().now_ns())

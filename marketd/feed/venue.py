@@ -131,6 +131,11 @@ class VenueSource:
         """Look an instrument up in the venue's list, in any case, with or without the slash."""
         return self._list.find(name)
 
+    def declare(self, names: Iterable[str]) -> None:
+        """Let the configuration say these names and globs from now on."""
+        self._wanted.declare(names)
+        self._changed.set()
+
     def demand(self, owner: str, names: Iterable[str]) -> None:
         """Let somebody want these names and globs from now on, in place of those that they wanted before."""
         self._wanted.demand(owner, names, self._clock.now_ns())

@@ -42,6 +42,10 @@ class Wanted:
         else:
             self._by_owner.pop(owner, None)
 
+    def declare(self, names: Iterable[str]) -> None:
+        """Let these be wanted always, in place of what was declared before, which goes at once if nobody else wants it."""
+        self._declared = frozenset(names)
+
     def count(self, name: str) -> int:
         """How many owners want a name."""
         return self._counts[name]

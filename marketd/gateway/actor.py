@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from marketd.errors import ActorError
+from marketd.errors import ActorError, RequestRefused
 from marketd.gateway.decode import Refusal
 from marketd.gateway.feeds import Feeds
 from marketd.gateway.listen import accept, address_of, open_listeners, peer_of, prepare, raise_file_limit
@@ -27,7 +27,7 @@ from marketd.gateway.manager import HistoryManager
 from marketd.gateway.session import Session, close_socket, leave
 from marketd.gateway.totals import plus
 from marketd.gateway.wakeup import Wakeup
-from marketd.rpc.messages import ErrorCode, Served
+from marketd.rpc.messages import ClientStatus, ErrorCode, Served
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
@@ -36,8 +36,10 @@ from marketd.supervise.messages import (
     FeedInfo,
     FilledRange,
     Found,
+    GatewayKick,
     GatewayReady,
     GatewayReport,
+    GatewaySettings,
     GatewaySpec,
     RouteFind,
 )
@@ -77,6 +79,8 @@ async def run_gateway(actor: ActorHandle) -> None:
             web = _web_server(gateway, spec) if spec.http else None
             actor.link.handle("feeds_changed", list[FeedInfo], feeds.announce)
             actor.link.handle("filled", FilledRange, gateway.tell_filled)
+            actor.link.handle("settings", GatewaySettings, gateway.settle)
+            actor.link.handle("kick", GatewayKick, gateway.kick)
             actor.statistics(gateway.report)
             infos = await actor.link.request("feeds", result=list[FeedInfo], timeout_s=FEEDS_TIMEOUT_S)
             await feeds.announce(infos)
@@ -195,13 +199,15 @@ class Gateway:
             if seen_s - before_s < LATE_TICK_S:
                 for session in list(self.sessions):
                     session.tick(seen_s)
+            self.feeds.release(seen_s)
 
     # --- the supervisor's ---
 
     def report(self) -> GatewayReport:
         """What every pulse tells."""
         now_s = trio.current_time()
-        return GatewayReport([session.status(now_s) for session in self.sessions], self.served())
+        feeds = {name: feed.epoch for name, feed in self.feeds.by_name.items()}
+        return GatewayReport([session.status(now_s) for session in self.sessions], self.served(), feeds)
 
     def served(self) -> Served:
         """What was done for all clients so far."""
@@ -211,6 +217,26 @@ class Gateway:
         """Tell whom it concerns that a venue has told bars afterwards."""
         for session in self.sessions:
             session.tell_filled(told)
+
+    async def settle(self, settings: GatewaySettings) -> None:
+        """Serve with other limits from now on; who is over one already stays."""
+        if settings.limits.clients_max > self.limits.clients_max:
+            raise_file_limit(settings.limits.clients_max + OWN_FILES)
+        self.limits = settings.limits
+        self.history = HistoryManager(settings.history_socket)
+
+    async def kick(self, kick: GatewayKick) -> ClientStatus:
+        """Send a client away.
+
+        Raises:
+            RequestRefused: it is not here, or not any more.
+        """
+        session = next((each for each in self.sessions if each.number == kick.client and not each.ended), None)
+        if session is None:
+            raise RequestRefused("unknown_client", f"there is no client {kick.client}: it may have left")
+        status = session.status(trio.current_time())
+        session.kick(kick.reason)
+        return status
 
     def demand_changed(self) -> None:
         """Note that feeds have more or fewer subscriptions now."""
@@ -237,6 +263,8 @@ class Gateway:
             for subscription in session.subscriptions.values():
                 for follow in subscription.follows.values():
                     name = follow.feed.info.name
+                    if name not in counts:  # it has gone from the configuration, and its last rows are on their way
+                        continue
                     counts[name] += 1
                     names[name] |= subscription.selection.names & follow.feed.ids.keys()
         return Demand(counts, {name: sorted(found) for name, found in names.items() if found})

@@ -49,6 +49,7 @@ class Feed:
         backends: what its instruments' names end in, with its own backend.
         listeners: who follows it.
         latest: the state of its instruments, once anybody has asked for it.
+        retired_s: since when it has been gone from the configuration; None while it is there.
     """
 
     def __init__(self, info: FeedInfo, on_learned: Callable[[Feed], None]) -> None:
@@ -69,6 +70,8 @@ class Feed:
         self._without_slash: dict[str, str] = {}
         self.listeners: set[Listener] = set()
         self.latest: LatestState | None = None
+        self.retired_s: float | None = None
+        self._following = trio.CancelScope()
         self.fanout = Fanout(self.name, self.ring, self.sort)
         self._generation = -1
         self._learning = trio.Lock()
@@ -90,10 +93,11 @@ class Feed:
         return self.ring.epoch
 
     async def follow(self) -> None:
-        """Move the head as the feed writes, for ever."""
-        while True:
-            await self._bell.wait(self._is_behind)
-            await self.advance()
+        """Move the head as the feed writes, until it is closed."""
+        with self._following:
+            while True:
+                await self._bell.wait(self._is_behind)
+                await self.advance()
 
     async def advance(self) -> None:
         """Move the head to what is published now, and wake everybody who follows."""
@@ -209,6 +213,15 @@ class Feed:
     def first_readable(self, cursor: int) -> int:
         """Return where to go on when the row at ``cursor`` was found to be overwritten."""
         return max(cursor + 1, min(self.ring.oldest, self.ring.published + 1))
+
+    def leave(self) -> None:
+        """Follow no more; then the segments can be let go of, in some later turn of the event loop."""
+        self._following.cancel()
+
+    @property
+    def left(self) -> bool:
+        """Whether it is not followed any more."""
+        return self._following.cancel_called
 
     def close(self) -> None:
         """Let go of the segments."""

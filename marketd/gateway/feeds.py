@@ -17,6 +17,7 @@ from marketd.gateway.subscription import Subscription
 from marketd.ring.layout import KINDS_BY_NAME
 from marketd.supervise.messages import FeedInfo
 
+RELEASE_S = 5.0  # for requests that were reading a feed when it went
 TICK_KINDS = ("trade", "quote", "level", "gap", "status")  # the last two come with any
 
 log = structlog.get_logger("marketd.gateway")
@@ -49,6 +50,7 @@ class Feeds:
         self.kinds: dict[str, int] = {name: int(KINDS_BY_NAME[name]) for name in TICK_KINDS}
         self.subscribers: set[Subscriber] = set()
         self.selections = Selections()
+        self._retired: list[Feed] = []
         self._nursery = nursery
 
     @property
@@ -56,17 +58,45 @@ class Feeds:
         """All that can be followed: the feeds, and their bars."""
         return [*self.by_name.values(), *self.steps.values()]
 
+    @property
+    def all_and_retired(self) -> list[Feed]:
+        """The same, and those of which clients are still being told the end."""
+        return [*self.all, *self._retired]
+
     async def announce(self, infos: Sequence[FeedInfo]) -> None:
         """Take over the supervisor's list: attach to what is new, note the others' states."""
+        epochs = {info.name: info.epoch for info in infos}
+        for feed in self.all:
+            if epochs.get(feed.info.name) != feed.info.epoch:
+                await self._retire(feed)
         for info in infos:
             known = [feed for feed in self.all if feed.info.name == info.name]
             for feed in known:
                 self._set_info(feed, info)
             if not known:
                 await self._attach(info)
-        for feed in self.all:
-            if feed.info.name not in {info.name for info in infos}:
-                self._set_info(feed, msgspec.structs.replace(feed.info, state="stopped", detail="no longer configured"))
+
+    async def _retire(self, feed: Feed) -> None:
+        """Let nobody new read a feed that has gone; who reads it gets what is there, and its end."""
+        await feed.advance()
+        del (self.steps if isinstance(feed, StepFeed) else self.by_name)[feed.info.name]
+        feed.retired_s = trio.current_time()
+        self._retired.append(feed)
+        self._set_info(feed, msgspec.structs.replace(feed.info, state="stopped", detail="no longer configured"))
+        log.debug("feed.retired", feed=feed.name, epoch=feed.epoch, cursor=feed.head)
+
+    def release(self, now_s: float) -> None:
+        """Let go of the segments of feeds that have gone, once nobody reads them."""
+        for feed in list(self._retired):
+            assert feed.retired_s is not None
+            if feed.listeners or now_s - feed.retired_s < RELEASE_S:
+                continue
+            if feed.left:
+                self._retired.remove(feed)
+                feed.close()
+                log.debug("feed.released", feed=feed.name, epoch=feed.epoch)
+            else:
+                feed.leave()
 
     def _set_info(self, feed: Feed, info: FeedInfo) -> None:
         if info != feed.info:
@@ -85,7 +115,7 @@ class Feeds:
             await self._add(feed)
 
     async def _add(self, feed: Feed) -> None:
-        await feed.advance()
+        await feed.learn()
         if isinstance(feed, StepFeed):
             self.steps[feed.info.name] = feed
             self.kinds |= {name: kind for kind, name in feed.sort.kinds.items()}
@@ -96,6 +126,8 @@ class Feeds:
             for subscription in list(subscriber.subscriptions.values()):
                 await self._consider(feed, subscription)
             subscriber.feed_changed(feed)
+        # Not before: who has subscribed already reads a new feed from its first row on.
+        await feed.advance()
         self._nursery.start_soon(feed.follow)
         log.debug("feed.attached", feed=feed.name, epoch=feed.epoch, cursor=feed.head, instruments=len(feed.names))
 
@@ -145,5 +177,5 @@ class Feeds:
 
     def close(self) -> None:
         """Let go of all segments."""
-        for feed in self.all:
+        for feed in self.all_and_retired:
             feed.close()

@@ -11,6 +11,7 @@ import trio
 
 from marketd import __version__
 from marketd.clock import SystemClock
+from marketd.gateway import admin
 from marketd.gateway.bars import bars
 from marketd.gateway.decode import Refusal, decode_params, decode_request, shown, unknown_method
 from marketd.gateway.encode import Buffer, encode_answer
@@ -190,4 +191,5 @@ _IN_BACKGROUND: dict[str, Handler] = {
     "coverage": coverage,
     "gaps": gaps,
     "backfill": backfill,
+    **admin.HANDLERS,
 }

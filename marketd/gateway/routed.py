@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -26,6 +26,9 @@ _CODES = {
     "unknown_feed": ErrorCode.UNKNOWN_FEED,
     "invalid_params": ErrorCode.INVALID_PARAMS,
     "internal": ErrorCode.INTERNAL,
+    "unknown_service": ErrorCode.UNKNOWN_SERVICE,
+    "unknown_client": ErrorCode.UNKNOWN_CLIENT,
+    "invalid_config": ErrorCode.INVALID_CONFIG,
 }
 
 
@@ -36,12 +39,12 @@ async def status(session: Session, _params: messages.EmptyParams, _request: Requ
 
 async def daemon_status(link: Link) -> messages.StatusResult:
     """Ask the supervisor for the state of the whole daemon. Raises Refusal: it does not answer."""
-    return await _ask(link, "status", None, messages.StatusResult, ANSWER_TIMEOUT_S)
+    return await ask(link, "status", None, messages.StatusResult, ANSWER_TIMEOUT_S)
 
 
 async def backends(session: Session, _params: messages.EmptyParams, _request: Request) -> messages.BackendsResult:
     """Ask the supervisor."""
-    found = await _ask(session.gateway.link, "backends", None, list[messages.BackendInfo], ANSWER_TIMEOUT_S)
+    found = await ask(session.gateway.link, "backends", None, list[messages.BackendInfo], ANSWER_TIMEOUT_S)
     return messages.BackendsResult(found)
 
 
@@ -56,7 +59,7 @@ async def record(session: Session, params: messages.RecordParams, _request: Requ
         )
     route = RouteRecord(params.feed, params.name, params.duration_s)
     timeout_s = params.duration_s + ANSWER_TIMEOUT_S + ROUTE_MARGIN_S
-    return await _ask(session.gateway.link, "record", route, messages.RecordResult, timeout_s)
+    return await ask(session.gateway.link, "record", route, messages.RecordResult, timeout_s)
 
 
 async def search(session: Session, params: messages.SearchParams, request: Request) -> messages.SearchResult:
@@ -87,10 +90,13 @@ async def search(session: Session, params: messages.SearchParams, request: Reque
     return messages.SearchResult(count, sorted(failed))
 
 
-async def _ask(link: Link, method: str, params: object, result: type[R], timeout_s: float) -> R:
+async def ask(link: Link, method: str, params: object, result: type[R], timeout_s: float) -> R:
+    """Ask the supervisor. Raises Refusal: it said no, or does not answer."""
     try:
         return await link.request(method, params, result=result, timeout_s=timeout_s)
     except RequestRefused as error:
-        raise Refusal(_CODES.get(error.code, ErrorCode.UNAVAILABLE), str(error)) from error
+        lines = str(error).splitlines()
+        facts: dict[str, Any] = {"problems": lines[1:] or lines} if error.code == "invalid_config" else {}
+        raise Refusal(_CODES.get(error.code, ErrorCode.UNAVAILABLE), str(error), **facts) from error
     except ActorError as error:
         raise Refusal(ErrorCode.UNAVAILABLE, f"{method} can't be answered right now: {error}") from error

@@ -151,6 +151,13 @@ class Session:
         self._end("stalled", within_s=self.gateway.limits.stall_timeout_s)
         self.writer.finish()
 
+    def kick(self, reason: str) -> None:
+        """End the connection at an operator's request. The client is told where it stood, and may come back."""
+        log.warning("client.kicked", client=self.number, name=self.hello.client[:64] if self.hello else "", why=reason)
+        sentence = "an operator has ended this connection" + (f": {reason}" if reason else "")
+        notice = messages.Notice("kicked", sentence, self._positions(), self.writer.lost)
+        self.close("kicked", encode_notification("notice", notice))
+
     def _end(self, reason: str, within_s: float = FLUSH_S) -> None:
         self.ended = self.ended or reason
         self._reading.cancel()
@@ -230,7 +237,7 @@ class Session:
         pairs = [(s, follow) for s in self.subscriptions.values() for follow in s.follows.values()]
         self.writer.set_follows(pairs)
         followed = {follow.feed for _, follow in pairs}
-        for feed in self.gateway.feeds.all:
+        for feed in self.gateway.feeds.all_and_retired:
             (feed.listeners.add if feed in followed else feed.listeners.discard)(self)
         self.gateway.demand_changed()
 
@@ -241,6 +248,16 @@ class Session:
             self.follows_changed()
         elif self in feed.listeners:
             self.writer.wake()
+
+    def _let_go(self) -> None:
+        """Read feeds no more that have gone, once the client has had all of them; and what has come in their place."""
+        left = [subscription.leave_retired() for subscription in self.subscriptions.values()]
+        if not any(left):
+            return
+        for subscription in self.subscriptions.values():
+            for feed in self.gateway.feeds.all:
+                subscription.join(feed, from_first=True)
+        self.follows_changed()
 
     def tell_filled(self, told: FilledRange) -> None:
         """Tell the subscriptions that have such bars of the instrument that the venue has told some afterwards."""
@@ -262,6 +279,7 @@ class Session:
             return
         self._notice_lag()
         self._notice_draining(now_s)
+        self._let_go()
         verdict = judge(self.times, self.gateway.limits, now_s)
         if verdict is not None:
             self._dismiss(verdict.reason, verdict.sentence)

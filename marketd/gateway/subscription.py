@@ -85,6 +85,11 @@ class Follow:
     forming: FormingBars | None = None
 
     @property
+    def knows_the_end(self) -> bool:
+        """Whether the client was told all that there is, and the feed's state as it is."""
+        return self.past is None and self.sent >= self.feed.head and self.info is self.feed.info
+
+    @property
     def steps(self) -> bool:
         """Whether it is about bars."""
         return isinstance(self.feed, StepFeed)
@@ -140,18 +145,34 @@ class Subscription:
         while self._unpaused is not None:
             await self._unpaused.wait()
 
-    def join(self, feed: Feed) -> bool:
-        """Read a feed too from now on, if the selection concerns it; return whether that is new."""
+    def join(self, feed: Feed, *, from_first: bool = False) -> bool:
+        """Read a feed too from now on, if the selection concerns it; return whether that is new.
+
+        Args:
+            from_first: whether the feed has come after the subscription, so that all of its rows belong to it.
+        """
         choice = self.choices.get(feed.name)
         if choice is None or feed.name in self.follows or not feed.concerns(choice):
             return False
-        follow = Follow(feed, choice, feed.head, feed.head)
+        cursor = 0 if from_first else feed.head
+        follow = Follow(feed, choice, cursor, cursor)
         if self.paced(follow):
             follow.cursor = follow.sent = 0
         if isinstance(feed, StepFeed) and self.forming_hz:
             follow.forming = FormingBars(feed.bars)
         self.follows[feed.name] = follow
         return True
+
+    def leave_retired(self) -> bool:
+        """Read feeds no more that have gone, once all was told of them; return whether there was one."""
+        left = [
+            name
+            for name, follow in self.follows.items()
+            if follow.feed.retired_s is not None and follow.knows_the_end
+        ]
+        for name in left:
+            del self.follows[name]
+        return bool(left)
 
     def paced(self, follow: Follow) -> bool:
         """Whether states are told, so many times a second, and not every row."""
@@ -218,6 +239,8 @@ class Subscription:
         self.selection = selection
         self.choices = choices
         for name, follow in list(self.follows.items()):
+            if follow.feed.retired_s is not None:
+                continue  # the end of it goes to who wanted it
             if follow.seen is not None:
                 follow.seen.move(follow.choice, choices[name])
             follow.choice = choices[name]

@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -59,19 +61,11 @@ async def run_history(actor: ActorHandle) -> None:
     with open_storage_client(Path(spec.store_path)) as store, contextlib.ExitStack() as stack:
         history = History(spec, store, actor.link)
         stack.callback(history.close)
-        history.attach()
         actor.statistics(history.report)
-        actor.link.handle("feeds_changed", list[FeedInfo], history.note_states)
         async with trio.open_nursery() as nursery:
-            for recorder in history.recorders.values():
-                nursery.start_soon(recorder.run)
-            for feed in history.feeds.values():
-                nursery.start_soon(feed.live.follow)
-                nursery.start_soon(history.keep_flushed, feed)
-                nursery.start_soon(history.keep_tended, feed)
-                if feed.can_ask:
-                    nursery.start_soon(feed.backfill)
-                    nursery.start_soon(history.keep_verified, feed)
+            for info in spec.feeds:
+                history.attach(info, nursery)
+            actor.link.handle("feeds_changed", list[FeedInfo], partial(history.take_feeds, nursery))
             nursery.start_soon(serve, Path(spec.socket_path), history, actor.ready)
             await actor.stopping.wait()
             nursery.cancel_scope.cancel()
@@ -79,6 +73,14 @@ async def run_history(actor: ActorHandle) -> None:
             await feed.flush()
         for recorder in history.recorders.values():
             await recorder.finish()
+
+
+@dataclass(frozen=True)
+class Working:
+    """What is done for one feed: how to end it, and whether it has ended."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    over: trio.Event = field(default_factory=trio.Event)
 
 
 class History:
@@ -96,26 +98,61 @@ class History:
         self.recorders: dict[str, Recorder] = {}
         self._infos: dict[str, FeedInfo] = {}
         self._tables: dict[str, Names] = {}
+        self._working: dict[str, Working] = {}
         self.store = store
         self.periods = spec.periods
         self._spec = spec
         self._link = link
         self._clock = SystemClock()
 
-    def attach(self) -> None:
-        """Attach to every feed's segments. One that can't be is left out, and said so."""
-        for info in self._spec.feeds:
-            if info.recorded:
-                continue
-            try:
-                self._tables[info.name] = Names(TableReader(Path(info.table_path)))
-                self._infos[info.name] = info
-                if info.series:
-                    self._attach_bars(info)
-                if self._spec.record_ticks:
-                    self._attach_ticks(info)
-            except SegmentError as error:
-                log.warning("history.unreadable", feed=info.name, error=str(error))
+    def attach(self, info: FeedInfo, nursery: trio.Nursery) -> None:
+        """Attach to a feed's segments, and keep its history. One that can't be is left out, and said so."""
+        if info.recorded:
+            return
+        try:
+            self._tables[info.name] = Names(TableReader(Path(info.table_path)))
+            self._infos[info.name] = info
+            if info.series:
+                self._attach_bars(info)
+            if self._spec.record_ticks:
+                self._attach_ticks(info)
+        except SegmentError as error:
+            log.warning("history.unreadable", feed=info.name, error=str(error))
+            if info.name not in self._infos:
+                return
+        working = self._working[info.name] = Working()
+        nursery.start_soon(self._keep, info.name, working)
+
+    async def _keep(self, name: str, working: Working) -> None:
+        """Do all that there is to do for a feed, until it has gone."""
+        feed, recorder = self.feeds.get(name), self.recorders.get(name)
+        with working.scope:
+            async with trio.open_nursery() as nursery:
+                if recorder is not None:
+                    nursery.start_soon(recorder.run)
+                if feed is not None:
+                    nursery.start_soon(feed.live.follow)
+                    nursery.start_soon(self.keep_flushed, feed)
+                    nursery.start_soon(self.keep_tended, feed)
+                    if feed.can_ask:
+                        nursery.start_soon(feed.backfill)
+                        nursery.start_soon(self.keep_verified, feed)
+        working.over.set()
+
+    async def _detach(self, name: str) -> None:
+        """Write what has come out of a feed that has gone, and let go of its segments."""
+        feed, recorder = self.feeds.pop(name, None), self.recorders.pop(name, None)
+        table, working = self._tables.pop(name, None), self._working.pop(name)
+        del self._infos[name]
+        working.scope.cancel()
+        await working.over.wait()
+        if feed is not None:
+            await feed.flush()
+            feed.live.close()
+        if recorder is not None:
+            await recorder.finish()
+        if table is not None:
+            table.table.close()
 
     def _attach_bars(self, info: FeedInfo) -> None:
         live = LiveBars(info, self._spec.periods)
@@ -136,7 +173,7 @@ class History:
 
     def ends_of(self, feed: str) -> dict[int, int]:
         """The last cursors of the epochs of a feed's ring, as far as they are known."""
-        return read_ends(Path(self._spec.epochs_paths[feed]))
+        return read_ends(Path(self._infos[feed].epochs_path))
 
     def close(self) -> None:
         """Let go of all segments."""
@@ -165,11 +202,17 @@ class History:
             await trio.sleep(self._spec.verify_every_s)
             await feed.verify()
 
-    async def note_states(self, infos: list[FeedInfo]) -> None:
-        """Learn which feeds can be asked now."""
+    async def take_feeds(self, nursery: trio.Nursery, infos: list[FeedInfo]) -> None:
+        """Take over the supervisor's list: feeds come and go; and which of them can be asked now."""
+        epochs = {info.name: info.epoch for info in infos}
+        for name, known in list(self._infos.items()):
+            if epochs.get(name) != known.epoch:
+                await self._detach(name)
         for info in infos:
-            if info.name in self._infos:
-                self._infos[info.name] = info
+            if info.name not in self._infos:
+                self.attach(info, nursery)
+                continue
+            self._infos[info.name] = info
             if info.name in self.recorders:
                 self.recorders[info.name].info = info
             if info.name in self.feeds:
@@ -200,7 +243,7 @@ class History:
         """
         ids = {info.name: (info, instrument) for info, instrument in carried}
         recents: list[Recent] = []
-        for name in self._infos:
+        for name in list(self._infos):
             logged, place = read_log_of(self.log_of(name), series.fqme)
             if logged.spans:
                 recents.append(logged)

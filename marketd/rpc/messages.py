@@ -20,6 +20,7 @@ Contract = Literal["lossless", "frames", "trade_safe", "latest"]
 Format = Literal["rows", "columns"]
 KindName = Annotated[str, msgspec.Meta(pattern=r"^(trade|quote|level|gap|status|(bar|index)\.[0-9][0-9a-z.]{0,31})$")]
 Order = Literal["newest", "oldest"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 FeedState = Literal["starting", "live", "down", "failing", "finished", "stopped"]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -41,6 +42,9 @@ class ErrorCode(enum.IntEnum):
     DEADLINE_EXCEEDED = -32006
     UNAVAILABLE = -32007
     FRAME_TOO_LARGE = -32008
+    UNKNOWN_SERVICE = -32020
+    UNKNOWN_CLIENT = -32021
+    INVALID_CONFIG = -32022
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -213,7 +217,10 @@ class Served(Result, frozen=True):
 
 
 class StatusResult(Result, frozen=True):
-    """The whole daemon. ``ready``: every feed is live (or finished) and no actor is down."""
+    """The whole daemon. ``ready``: every feed is live (or finished) and read, and no actor is down.
+
+    ``problems``: in sentences, what keeps it from being ready. What was stopped on purpose does not.
+    """
 
     version: str
     instance: str
@@ -226,6 +233,7 @@ class StatusResult(Result, frozen=True):
     clients: list[ClientStatus]
     history: HistoryStatus | None = None
     served: Served = Served()
+    problems: list[str] = []
 
 
 class BackendInfo(Result, frozen=True):
@@ -535,6 +543,78 @@ class BackfillResult(Result, frozen=True):
     detail: str = ""
 
 
+# --- what an operator asks ---
+
+
+class ServicesResult(Result, frozen=True):
+    """All services: what :class:`ServiceParams` can name."""
+
+    services: list[ActorStatus]
+
+
+class ServiceParams(Params, frozen=True):
+    """``service``: its name, as in the status; of a feed its own name will do."""
+
+    service: Name
+
+
+class ServiceResult(Result, frozen=True):
+    """How the service stands now that it was done."""
+
+    service: ActorStatus
+
+
+class ClientsResult(Result, frozen=True):
+    """Who is connected."""
+
+    clients: list[ClientStatus]
+
+
+class KickParams(Params, frozen=True):
+    """``client``: its id; ``reason``: told to it, and to the log."""
+
+    client: int
+    reason: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
+class KickResult(Result, frozen=True):
+    """How the client stood when it was sent away."""
+
+    client: ClientStatus
+
+
+class LogLevelParams(Params, frozen=True):
+    """Without ``level``, only tell; without ``actor``, all of them."""
+
+    level: LogLevel | None = None
+    actor: Name | None = None
+
+
+class LogLevelResult(Result, frozen=True):
+    """What holds now, by actor."""
+
+    levels: dict[str, str]
+
+
+class Change(Result, frozen=True):
+    """A key of the configuration that has another value, and what became of that.
+
+    ``action``: ``applied``, at once; ``restarted``, what it concerns; of feeds also ``added``, ``removed``, and
+    ``replaced``: by another one of the same name.
+    """
+
+    key: str
+    action: str
+
+
+class ReloadResult(Result, frozen=True):
+    """``file``: what was read, empty where there is none. ``needs_restart``: keys that a restart of the daemon takes."""
+
+    file: str
+    changes: list[Change]
+    needs_restart: list[str]
+
+
 # --- messages of a stream ---
 
 
@@ -704,7 +784,7 @@ class BackfillProgress(Result, frozen=True):
 
 
 class Notice(Result, frozen=True):
-    """``code``: ``closing`` (with where each subscription stands), ``slow``, ``stalled`` …
+    """``code``: ``closing`` and ``kicked`` (with where each subscription stands), ``slow``, ``stalled`` …
 
     ``lost``: rows that the client's gaps have told as lost so far.
     """
@@ -736,6 +816,15 @@ METHODS: dict[str, tuple[type[Params], type[Result]]] = {
     "coverage": (CoverageParams, CoverageResult),
     "gaps": (CoverageParams, GapsResult),
     "backfill": (BackfillParams, BackfillResult),
+    "services.list": (EmptyParams, ServicesResult),
+    "services.restart": (ServiceParams, ServiceResult),
+    "services.stop": (ServiceParams, ServiceResult),
+    "services.start": (ServiceParams, ServiceResult),
+    "services.cancel": (ServiceParams, ServiceResult),
+    "clients.list": (EmptyParams, ClientsResult),
+    "clients.kick": (KickParams, KickResult),
+    "log.level": (LogLevelParams, LogLevelResult),
+    "reload": (EmptyParams, ReloadResult),
 }
 
 NOTIFICATIONS: dict[str, type[Result]] = {

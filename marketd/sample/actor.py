@@ -10,6 +10,7 @@ sampler makes steps, however many clients listen: they read its step rings, and 
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 import structlog
 import trio
@@ -36,13 +37,12 @@ async def run_sampler(actor: ActorHandle) -> None:
     sampler = Sampler(spec, PunctualClock())
     with contextlib.ExitStack() as stack:
         stack.callback(sampler.close)
-        sampler.attach()
         actor.statistics(sampler.report)
-        actor.link.handle("feeds_changed", list[FeedInfo], sampler.note_states)
-        actor.link.handle("fill", FilledBars, sampler.fill)
         async with trio.open_nursery() as nursery:
-            for feed in sampler.feeds.values():
-                nursery.start_soon(sampler.follow, feed)
+            for info in spec.feeds:
+                sampler.attach(info, nursery)
+            actor.link.handle("feeds_changed", list[FeedInfo], partial(sampler.take_feeds, nursery))
+            actor.link.handle("fill", FilledBars, sampler.fill)
             nursery.start_soon(sampler.keep_time)
             await actor.ready()
             log.debug("sampler.started", feeds=len(sampler.feeds))
@@ -64,13 +64,15 @@ class Sampler:
         self._clock = clock
         self._jumps = 0
 
-    def attach(self) -> None:
-        """Attach to every feed's segments. One that can't be is left out, and said so."""
-        for info in self._spec.feeds:
-            try:
-                self.feeds[info.name] = FeedBars(info, self._spec.lateness_ms_of(info.name), self._spec.activity)
-            except SegmentError as error:
-                log.warning("bars.unreadable", feed=info.name, error=str(error))
+    def attach(self, info: FeedInfo, nursery: trio.Nursery) -> None:
+        """Attach to a feed's segments, and take its rows. One that can't be is left out, and said so."""
+        try:
+            feed = FeedBars(info, self._spec.lateness_ms_of(info.name), self._spec.activity)
+        except SegmentError as error:
+            log.warning("bars.unreadable", feed=info.name, error=str(error))
+            return
+        self.feeds[info.name] = feed
+        nursery.start_soon(self.follow, feed)
 
     def close(self) -> None:
         """Let go of all segments."""
@@ -78,18 +80,25 @@ class Sampler:
             feed.close()
 
     async def follow(self, feed: FeedBars) -> None:
-        """Take a feed's rows, for ever."""
-        while True:
-            await feed.wait()
-            await self._catch_up(feed)
-            if feed.ended:
-                await feed.finish()
-            await trio.sleep(PAUSE_S)
+        """Take a feed's rows, until it is gone."""
+        with feed.following:
+            while True:
+                await feed.wait()
+                await self._catch_up(feed)
+                if feed.ended:
+                    await feed.finish()
+                await trio.sleep(PAUSE_S)
 
     async def _catch_up(self, feed: FeedBars) -> None:
         """Take all that a feed has written."""
         while await feed.take(self._clock.now_ns()):
             await trio.lowlevel.checkpoint()
+
+    async def _detach(self, name: str) -> None:
+        """Take the last rows of a feed that has gone, and let go of its segments. What was forming stays unfinished."""
+        feed = self.feeds.pop(name)
+        await self._catch_up(feed)
+        await feed.leave()
 
     async def drain(self) -> None:
         """Take all that the feeds have written before they stopped."""
@@ -122,14 +131,26 @@ class Sampler:
         elif running_s > SLEEP_S_MAX + JUMP_NS / SECOND_NS:
             log.warning("sampler.paused", for_s=round(running_s, 3))
 
-    async def note_states(self, infos: list[FeedInfo]) -> None:
-        """Learn that a feed's source has ended: then nothing of it is late any more."""
+    async def take_feeds(self, nursery: trio.Nursery, infos: list[FeedInfo]) -> None:
+        """Take over the supervisor's list: feeds come and go, and some have another state."""
+        epochs = {info.name: info.epoch for info in infos}
+        for name, feed in list(self.feeds.items()):
+            if epochs.get(name) != feed.epoch:
+                await self._detach(name)
         for info in infos:
-            feed = self.feeds.get(info.name)
-            if feed is not None and info.state == "finished" and not feed.ended:
-                feed.ended = True
-                await self._catch_up(feed)
-                await feed.finish()
+            if info.name not in self.feeds:
+                if info.series:
+                    self.attach(info, nursery)
+            else:
+                await self._note_state(self.feeds[info.name], info)
+
+    async def _note_state(self, feed: FeedBars, info: FeedInfo) -> None:
+        """Learn that a feed was stopped, or that its source has ended: then nothing of it is late any more."""
+        feed.stopped = info.state == "stopped"
+        if info.state == "finished" and not feed.ended:
+            feed.ended = True
+            await self._catch_up(feed)
+            await feed.finish()
 
     async def fill(self, told: FilledBars) -> None:
         """Mend bars of which something was missing, as their venue tells them now."""

@@ -69,6 +69,9 @@ class FeedBars:
     Attributes:
         recorded: the feed plays a recording: its clock is what its rows say.
         ended: its source has ended, and no row will follow.
+        stopped: an operator has stopped it: whatever its table says, nothing comes.
+        epoch: as its announcement said.
+        following: of the task that takes its rows.
     """
 
     def __init__(self, info: FeedInfo, lateness_ms: float, activity: Mapping[str, Sequence[str]]) -> None:
@@ -80,6 +83,10 @@ class FeedBars:
         self.name = info.name
         self.recorded = info.recorded
         self.ended = info.state == "finished"
+        self.stopped = info.state == "stopped"
+        self.epoch = info.epoch
+        self.following = trio.CancelScope()
+        self._left = False
         self.counts = SampledFeed()
         self._log = structlog.get_logger("marketd.sample").bind(feed=info.name)
         self._series = [series for series in info.series if series.period_ns]
@@ -142,6 +149,13 @@ class FeedBars:
         for part in (self._ring, self._table, self._bell, self._steps, self._bells):
             part.close()
 
+    async def leave(self) -> None:
+        """Let go of all segments while others may still be about to take rows or to advance: nothing comes of that."""
+        self.following.cancel()
+        async with self._turn:
+            self._left = True
+            self.close()
+
     # --- what goes in -------------------------------------------------------------------------------------
 
     async def wait(self) -> None:
@@ -151,6 +165,8 @@ class FeedBars:
     async def take(self, now_ns: int) -> bool:
         """Take some of the rows there are; return whether there may be more."""
         async with self._turn:
+            if self._left:
+                return False
             await self._make_room()
             await self._learn_hours(now_ns)
             try:
@@ -201,6 +217,8 @@ class FeedBars:
     async def advance(self, now_ns: int) -> None:
         """Do what is due by a clock that is not the rows'."""
         async with self._turn:
+            if self._left:
+                return
             await self._go_on_to(now_ns)
             if self.bars.is_due(now_ns):
                 self._look_at_qualities(now_ns)
@@ -209,6 +227,8 @@ class FeedBars:
     async def finish(self) -> None:
         """Close every bar that is over, since nothing will follow."""
         async with self._turn:
+            if self._left:
+                return
             self.bars.time.finish()
             now_ns = self.bars.time.now_ns
             self._change(lambda: self.bars.advance(now_ns), now_ns)
@@ -216,7 +236,7 @@ class FeedBars:
     async def fill(self, told: FilledBars) -> None:
         """Take bars as their venue tells them in which something was missing."""
         async with self._turn:
-            if told.kind not in self._kinds or not 0 < told.instrument <= self.bars.instruments:
+            if self._left or told.kind not in self._kinds or not 0 < told.instrument <= self.bars.instruments:
                 return
             level = self._kinds.index(told.kind)
 
@@ -241,7 +261,12 @@ class FeedBars:
 
     def _learn_live(self) -> NDArray[np.int64]:
         count = self.bars.instruments
-        live = np.full(count, kernel.LIVE) if self.recorded else _LIVE[self._table.qualities()[:count]]
+        if self.recorded:
+            live = np.full(count, kernel.LIVE)
+        elif self.stopped:
+            live = np.full(count, kernel.NOT_LIVE)
+        else:
+            live = _LIVE[self._table.qualities()[:count]]
         self.bars.live[1 : count + 1] = live
         return live
 

@@ -33,7 +33,7 @@ import structlog
 import trio
 
 from marketd.errors import ActorDied
-from marketd.supervise.handle import ActorHandle, run_actor
+from marketd.supervise.handle import ActorHandle, configure_log, run_actor
 from marketd.supervise.link import Link
 from marketd.supervise.messages import ActorSpec, LogSpec
 from marketd.supervise.parent import Child, Pulse
@@ -74,12 +74,12 @@ tractor: Untyped = _import_tractor()
 
 
 @contextlib.asynccontextmanager
-async def open_tree(instance: str, log: LogSpec) -> AsyncIterator[Tree]:
+async def open_tree(instance: str, log: LogSpec | Callable[[str], LogSpec]) -> AsyncIterator[Tree]:
     """Make this process the root of a tree of actors. One tree per process at a time.
 
     Args:
         instance: a name for people; trees of the same name do not meet, as each has a port and a secret of its own.
-        log: for those actors whose spec has none of its own.
+        log: for those actors whose spec has none of its own; or says it for each name, each time that one starts.
     """
     if tractor.current_actor(err_on_no_runtime=False) is not None:
         raise RuntimeError("this process is the root of a tree already")
@@ -97,10 +97,14 @@ async def open_tree(instance: str, log: LogSpec) -> AsyncIterator[Tree]:
 class Tree:
     """The actors of this process: :attr:`children` are those that live."""
 
-    def __init__(self, root: Untyped, log: LogSpec) -> None:
+    def __init__(self, root: Untyped, log: LogSpec | Callable[[str], LogSpec]) -> None:
         self.children: set[Child] = set()
         self._root = root
         self._log = log
+
+    def log_of(self, actor: str) -> LogSpec:
+        """How an actor speaks whose spec does not say it."""
+        return self._log if isinstance(self._log, LogSpec) else self._log(actor)
 
     @contextlib.asynccontextmanager
     async def open_actor(
@@ -126,8 +130,8 @@ class Tree:
         Raises:
             ActorDied: it did not get up.
         """
-        if spec.log == LogSpec():
-            spec = msgspec.structs.replace(spec, log=self._log)
+        if spec.log is None:
+            spec = msgspec.structs.replace(spec, log=self.log_of(spec.name))
         carrier = _Carrier(self._root, spec)
         child = Child(spec.name, await carrier.spawn(), carrier.send)
         async with trio.open_nursery() as nursery:
@@ -262,7 +266,7 @@ async def endpoint(ctx: Untyped, spec: bytes) -> None:
             # The parent may not get more than 64 messages before it has opened its end; this says that it has.
             await stream.receive()
             decoded = msgspec.msgpack.decode(spec, type=ActorSpec)
-            _configure_log(decoded)
+            configure_log(decoded.log or LogSpec(), decoded.name)
             status = await run_actor(decoded, Link(stream.send, name="the parent", held=True), stream)
     except trio.Cancelled:
         log.warning("actor.cancelled")
@@ -273,12 +277,6 @@ async def endpoint(ctx: Untyped, spec: bytes) -> None:
 
 
 endpoint._tractor_context_function = True  # type: ignore[attr-defined]  # what `tractor.context` does, but typed
-
-
-def _configure_log(spec: ActorSpec) -> None:
-    from marketd import logs
-
-    logs.configure(spec.log.level, spec.log.format, spec.name)
 
 
 def _end_process(status: int) -> None:

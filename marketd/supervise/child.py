@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> None:
     """Be the actor that the arguments name."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent_pid, name, identifier, parent_port = arguments
     watch_parent(int(parent_pid))
     # structlog imports it for pretty tracebacks, which `marketd.logs` turns off: a quarter of the time of a start.

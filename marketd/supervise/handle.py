@@ -4,7 +4,7 @@ What parent and child say to each other besides the actors' own methods:
 
     child  -> parent   actor.pulse (PulseReport), every 0.25 s;  actor.ready (whatever the actor has to say)
     child  -> parent   actor.outcome ([Failure], or [] if it returned), a request: once answered, the process ends
-    parent -> child    actor.stop
+    parent -> child    actor.stop;  actor.log (LogSpec), how to speak from now on
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import msgspec
 import structlog
 import trio
 
+from marketd import logs
 from marketd.errors import ActorError
 from marketd.supervise.link import Link
-from marketd.supervise.messages import ActorSpec
+from marketd.supervise.messages import ActorSpec, LogSpec
 
 PULSE_S = 0.25
 OUTCOME_TIMEOUT_S = 2.0
@@ -106,6 +107,11 @@ class ActorHandle:
         await self.link.notify("actor.pulse", report)
 
 
+def configure_log(how: LogSpec, actor: str) -> None:
+    """Let this process speak so from now on."""
+    logs.configure(how.level, how.format, actor)
+
+
 def _rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
@@ -121,7 +127,12 @@ async def run_actor(spec: ActorSpec, link: Link, receive: AsyncIterator[bytes]) 
     async def stop() -> None:
         actor.stopping.set()
 
+    async def speak(how: LogSpec) -> None:
+        configure_log(how, spec.name)
+        log.debug("log.configured", level=how.level)
+
     link.handle("actor.stop", None, stop, early=True)
+    link.handle("actor.log", LogSpec, speak, early=True)
     status = 1
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_serve_link, link, receive, nursery.cancel_scope)

@@ -25,13 +25,13 @@ class ActorSpec(msgspec.Struct, frozen=True):
     """Everything a new actor process needs to know.
 
     ``run`` is ``module:function``, an ``async def run(actor: ActorHandle) -> None``; ``config`` is that function's own
-    struct in MessagePack.
+    struct in MessagePack. Without ``log`` it speaks as its tree does.
     """
 
     name: str
     run: str
     config: msgspec.Raw
-    log: LogSpec = LogSpec()
+    log: LogSpec | None = None
 
 
 class FeedSpec(msgspec.Struct, frozen=True):
@@ -70,7 +70,8 @@ class FeedInfo(msgspec.Struct, frozen=True):
     """What a gateway and the sampler need to read a feed.
 
     ``recorded``: its clock is what its rows say, and not the machine's. Without ``series`` it has no bars, and no step
-    ring either.
+    ring either. ``epoch`` is its ring's: a feed of the same name and another epoch is another feed. ``epochs_path``: how
+    the epochs before have ended.
     """
 
     name: str
@@ -84,6 +85,8 @@ class FeedInfo(msgspec.Struct, frozen=True):
     series: list[SeriesInfo] = []
     steps_path: str = ""
     steps_bells_path: str = ""
+    epoch: int = 0
+    epochs_path: str = ""
 
 
 class SamplerSpec(msgspec.Struct, frozen=True):
@@ -111,7 +114,6 @@ class HistorySpec(msgspec.Struct, frozen=True):
     verify_every_s: float
     record_ticks: list[str] = []
     replay_bytes: int = 0
-    epochs_paths: dict[str, str] = {}
 
 
 class LimitsSpec(msgspec.Struct, frozen=True):
@@ -147,7 +149,30 @@ class GatewaySpec(msgspec.Struct, frozen=True):
     first_client: int = 1
 
 
+# --- supervisor -> gateway ---
+
+
+class GatewaySettings(msgspec.Struct, frozen=True):
+    """Notification ``settings`` to a gateway: what holds from now on, see :class:`GatewaySpec`."""
+
+    limits: LimitsSpec
+    history_socket: str
+
+
+class GatewayKick(msgspec.Struct, frozen=True):
+    """Request ``kick`` to a gateway: send this client away; answered with its ``ClientStatus``."""
+
+    client: int
+    reason: str
+
+
 # --- supervisor -> feed ---
+
+
+class FeedDeclare(msgspec.Struct, frozen=True):
+    """Request ``declare`` to a live feed: the names and globs that its configuration says from now on."""
+
+    instruments: list[str]
 
 
 class FeedSearch(msgspec.Struct, frozen=True):
@@ -299,10 +324,11 @@ class GatewayReady(msgspec.Struct, frozen=True):
 
 
 class GatewayReport(msgspec.Struct, frozen=True):
-    """A gateway's statistics, sent with every pulse."""
+    """A gateway's statistics, sent with every pulse. ``feeds``: those that it reads, with the epochs of their rings."""
 
     clients: list[ClientStatus]
     served: Served = Served()
+    feeds: dict[str, int] = {}
 
 
 class RoutePage(msgspec.Struct, frozen=True):

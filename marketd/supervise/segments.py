@@ -60,23 +60,32 @@ def open_segments(config: Config, paths: Paths) -> Iterator[None]:
     sweep(paths)
     try:
         for feed in config.feeds:
-            writer.create_ring(paths.segment(feed, "ring"), config.ring.rows)
-            table.create_table(paths.segment(feed, "table"), config.ring.instruments)
-            doorbell.create_bells(paths.segment(feed, "bells"))
-            series = series_of(config.bars, feed, paths)
-            for one in series:
-                bars.create_bars(
-                    Path(one.path),
-                    rows=rows_held(config.bars, one),
-                    instruments=config.ring.instruments,
-                    period_ns=one.period_ns,
-                )
-            if series:
-                writer.create_ring(paths.segment(feed, "steps"), config.bars.step_rows, STEPS)
-                doorbell.create_bells(paths.segment(feed, "steps-bells"))
+            make_segments(config, paths, feed)
         yield
     finally:
         sweep(paths)
+
+
+def make_segments(config: Config, paths: Paths, feed: str) -> None:
+    """Make one feed's segments.
+
+    Raises:
+        SegmentError: there is no room; some of them may be there.
+    """
+    writer.create_ring(paths.segment(feed, "ring"), config.ring.rows)
+    table.create_table(paths.segment(feed, "table"), config.ring.instruments)
+    doorbell.create_bells(paths.segment(feed, "bells"))
+    series = series_of(config.bars, feed, paths)
+    for one in series:
+        bars.create_bars(
+            Path(one.path),
+            rows=rows_held(config.bars, one),
+            instruments=config.ring.instruments,
+            period_ns=one.period_ns,
+        )
+    if series:
+        writer.create_ring(paths.segment(feed, "steps"), config.bars.step_rows, STEPS)
+        doorbell.create_bells(paths.segment(feed, "steps-bells"))
 
 
 def series_of(config: Bars, feed: str, paths: Paths) -> list[SeriesInfo]:
@@ -109,9 +118,12 @@ def rows_held(config: Bars, series: SeriesInfo) -> int:
     return max(366, 30 * DAY_S // period_s)
 
 
-def sweep(paths: Paths) -> list[Path]:
-    """Unlink all that carries this instance's name, readers' doorbell pipes included; return what it was."""
-    found = paths.segments()
+def sweep(paths: Paths, feed: str | None = None) -> list[Path]:
+    """Unlink all that carries this instance's name, or one feed's, readers' doorbell pipes included; return what it was.
+
+    Whoever has a segment mapped keeps it; nobody new can find it.
+    """
+    found = paths.segments() if feed is None else paths.segments_of(feed)
     for path in found:
         segment.unlink(path)
     return found

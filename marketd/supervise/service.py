@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
+import msgspec
 import structlog
 import trio
 
@@ -17,6 +19,8 @@ from marketd.supervise.messages import ActorSpec
 READY_TIMEOUT_S = 30.0
 GRACE_S = 1.0
 
+R = TypeVar("R")
+
 log = structlog.get_logger("marketd.supervise.service")
 
 
@@ -24,8 +28,8 @@ class Service:
     """One actor's life after life.
 
     Attributes:
-        settled: set once the first life is live, or has failed.
-        complete: set when the service was stopped and its actor is gone.
+        settled: set once the first life is live, or has failed; a new one for each start and restart by request.
+        complete: set when the service was stopped and its actor is gone; a new one for each start.
 
     Args:
         name: of the actor, unique in the tree.
@@ -60,27 +64,73 @@ class Service:
         self._on_ready = on_ready
         self._grace_s = grace_s
         self._policy = policy or RestartPolicy()
-        self._stopping = trio.Event()
+        self._life = trio.CancelScope()
+        self._wanted = True
+        self._why_stopped = ""
         self._started_s = trio.current_time()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to run: not, once it was stopped or cancelled."""
+        return self._wanted
 
     async def keep(self, tree: Tree) -> None:
         """Run the actor, and its successors, until :meth:`stop`. Never raises on an actor's doing."""
         try:
-            while not self._stopping.is_set():
+            while self._wanted:
                 self._started_s = trio.current_time()
-                reason = await self._live(tree)
-                if self._stopping.is_set():
-                    break
-                await self._rest(reason)
+                with trio.CancelScope() as self._life:  # a stop or a restart need not wait for what happens in there
+                    await self._rest(await self._live(tree))
         finally:
             # A shield is not needed: by now the actor is gone and nothing below waits.
-            self._become("stopped")
+            self._become("stopped", self._why_stopped)
             self.complete.set()
 
-    async def stop(self) -> None:
+    async def stop(self, why: str = "") -> None:
         """Stop the actor for good; returns when it is gone. May be called any number of times, at any moment."""
-        self._stopping.set()
+        self._let_go(why)
         await self.complete.wait()
+
+    async def cancel(self, why: str = "") -> None:
+        """Do the same at once: the actor is killed, and gets no time to finish what it does."""
+        if self.child is not None:
+            self.child.kill("was cancelled")
+        self._let_go(why)
+        await self.complete.wait()
+
+    def restart(self) -> None:
+        """Let the actor be stopped and its successor be started at once; :attr:`settled` tells when that is there."""
+        self._renew_settled()
+        self._life.cancel()
+
+    async def start(self, nursery: trio.Nursery, tree: Tree) -> None:
+        """Start it again in this nursery, if it was stopped; what is still being stopped is waited for."""
+        if not self._wanted:
+            await self.complete.wait()
+        if self._wanted:  # another call was first
+            return
+        self._wanted = True
+        self.complete = trio.Event()
+        self._renew_settled()
+        nursery.start_soon(self.keep, tree)
+
+    def _let_go(self, why: str) -> None:
+        self._why_stopped = self._why_stopped if not self._wanted else why
+        self._wanted = False
+        self._life.cancel()
+
+    def _renew_settled(self) -> None:
+        self.settled.set()  # whoever waits for a life that is over waits in vain
+        self.settled = trio.Event()
+        self.state, self.detail = "starting", ""
+        self._changed()
+
+    def report(self, type_: type[R]) -> R | None:
+        """What the actor said with its last pulse; None if it is not there, or has not said anything yet."""
+        pulse = self.child.last_pulse if self.child is not None else None
+        if pulse is None or not len(pulse.statistics):
+            return None
+        return msgspec.msgpack.decode(pulse.statistics, type=type_)
 
     def status(self) -> ActorStatus:
         """What an operator wants to know of it."""
@@ -106,7 +156,8 @@ class Service:
                     await child.wait_ready(READY_TIMEOUT_S)
                     self._on_ready(child)
                     self._become("live")
-                    return await self._watch(child)
+                    died = await child.wait_gone()
+                    return "it returned" if died is None else str(died)
                 finally:
                     # Stopping inside of `open_actor` makes the order plain: asked, gone, and only then forgotten.
                     with trio.CancelScope(shield=True):
@@ -116,31 +167,15 @@ class Service:
         finally:
             self.child = None
 
-    async def _watch(self, child: Child) -> str:
-        """Wait until the actor is gone or shall go."""
-        reason = "asked to stop"
-        async with trio.open_nursery() as nursery:
-
-            async def leave_when_asked() -> None:
-                await self._stopping.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(leave_when_asked)
-            died = await child.wait_gone()
-            reason = str(died) if died is not None else "it returned"
-            nursery.cancel_scope.cancel()
-        return reason
-
     async def _rest(self, reason: str) -> None:
-        """Wait before the next life as long as the policy says, or until asked to stop."""
+        """Wait before the next life as long as the policy says."""
         now_s = trio.current_time()
         delay_s = self._policy.died(now_s, now_s - self._started_s)
         failing = self._policy.failing(now_s)
         log.warning("service.died", service=self.name, reason=reason, retry_s=round(delay_s, 3), failing=failing)
         self.restarts += 1
         self._become("failing" if failing else "down", reason)
-        with trio.move_on_after(delay_s):
-            await self._stopping.wait()
+        await trio.sleep(delay_s)
 
     def _become(self, state: FeedState, detail: str = "") -> None:
         self.state = state

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial, reduce
 
 import msgspec
@@ -26,11 +26,9 @@ from marketd.errors import ActorError, RequestRefused
 from marketd.gateway.totals import add
 from marketd.model import MktPair
 from marketd.paths import Paths
-from marketd.ring.reader import RingReader
 from marketd.rpc.messages import (
     ActorStatus,
     BackendInfo,
-    FeedState,
     FeedStatus,
     HistoryStatus,
     RecordResult,
@@ -39,38 +37,45 @@ from marketd.rpc.messages import (
     StatusResult,
 )
 from marketd.supervise.actor import Child, Tree, open_tree
+from marketd.supervise.admin import ROOT, Admin
 from marketd.supervise.epochs import note_ends
+from marketd.supervise.feed import FeedService
+from marketd.supervise.handle import configure_log
+from marketd.supervise.levels import LogLevels
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
     HTTP_PREFIX,
     ROUTE_S,
-    ActorSpec,
     Demand,
     FeedBegin,
     FeedDemand,
     FeedFind,
     FeedInfo,
     FeedRecord,
-    FeedReport,
     FeedSearch,
-    FeedSpec,
     FilledBars,
     FilledRange,
     Found,
     GatewayReady,
     GatewayReport,
-    GatewaySpec,
-    HistorySpec,
-    LogSpec,
     RouteFind,
     RoutePage,
     RouteRecord,
     RouteSearch,
     SamplerReport,
-    SamplerSpec,
 )
-from marketd.supervise.segments import instance_lock, open_segments, series_of
+from marketd.supervise.readiness import problems as readiness_problems
+from marketd.supervise.reloader import Loaded, Reloader
+from marketd.supervise.segments import instance_lock, open_segments, sweep
 from marketd.supervise.service import Service
+from marketd.supervise.specs import (
+    gateway_name,
+    gateway_spec,
+    history_spec,
+    log_spec,
+    sampler_spec,
+    stores_history,
+)
 
 GATEWAY_GRACE_S = 1.6
 HISTORY_GRACE_S = 5.0  # to write what is not on disk yet
@@ -78,7 +83,6 @@ SEARCH_TIMEOUT_S = 5.0
 NOTIFY_TIMEOUT_S = 1.0
 FIND_TIMEOUT_S = 3.0
 SETTLE_TIMEOUT_S = 10.0
-CLIENTS_OF_A_GATEWAY = 1_000_000  # numbers of clients
 
 log = structlog.get_logger("marketd.supervise")
 
@@ -89,6 +93,7 @@ async def run(
     *,
     on_ready: Callable[[list[str]], None] | None = None,
     exit_when_done: bool = False,
+    read_again: Callable[[], Loaded] | None = None,
 ) -> list[FeedStatus]:
     """Run the daemon until SIGINT, SIGTERM or, with ``exit_when_done``, until every feed's source has ended.
 
@@ -97,6 +102,8 @@ async def run(
         paths: the instance's folders.
         on_ready: called once with the addresses that clients can connect to.
         exit_when_done: for replays.
+        read_again: reads the configuration as it is by then, and says from where; in a thread, for each SIGHUP and
+            request to reload. None where there is no file: then SIGHUP ends the daemon, as SIGTERM does.
 
     Returns:
         The last status of each feed.
@@ -106,29 +113,26 @@ async def run(
         SegmentError: there is no room for the rings.
     """
     paths.create()
+    levels = LogLevels(log_spec(config))
     with instance_lock(paths, config.instance), open_segments(config, paths), _announcement(paths):
-        async with open_tree(config.instance, _log_spec(config)) as tree:
-            supervisor = Supervisor(config, paths, on_ready)
+        async with open_tree(config.instance, levels.of) as tree:
+            supervisor = Supervisor(config, paths, levels, on_ready)
+            reloader = Reloader(supervisor, read_again)
+            supervisor.admit(Admin(supervisor, reloader))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervisor.stop_on_signal)
+                nursery.start_soon(reloader.reload_on_signal)
                 if exit_when_done:
                     nursery.start_soon(supervisor.stop_when_finished)
                 async with trio.open_nursery() as services:
-                    for feed in supervisor.feeds.values():
-                        services.start_soon(feed.service.keep, tree)
-                    if supervisor.sampler is not None:
-                        services.start_soon(supervisor.sampler.keep, tree)
-                    if supervisor.history is not None:
-                        services.start_soon(supervisor.history.keep, tree)
-                    services.start_soon(supervisor.keep_gateways, tree)
-                    services.start_soon(supervisor.tell_actors)
+                    supervisor.begin(services, tree)
                     log.info("daemon.started", instance=config.instance, version=__version__, pid=os.getpid())
                     await supervisor.stopping.wait()
                     await supervisor.stop()
                     services.cancel_scope.cancel()
                 nursery.cancel_scope.cancel()
-            statuses = [feed.status() for feed in supervisor.feeds.values()]
-        note_ends(paths, config.feeds)
+            statuses = supervisor.feed_statuses()
+        note_ends(paths, supervisor.feeds)
     log.info("daemon.stopped", instance=config.instance)
     return statuses
 
@@ -148,168 +152,57 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _log_spec(config: Config) -> LogSpec:
-    return LogSpec(level=config.log.level, format=config.log.format)
-
-
-class FeedService:
-    """A feed as the supervisor knows it: its service, its segments, and the sum of its lives."""
-
-    def __init__(self, name: str, config: Config, paths: Paths, supervisor: Supervisor) -> None:
-        settings = config.feeds[name]
-        self.name = name
-        self.backend: str = settings["backend"]
-        self.live_venue = backends.load(self.backend).open_venues is not None
-        self.begun = False
-        self.told_to_begin = False
-        self.demanded: list[str] = []  # full names that clients want
-        self.told_demand: list[str] = []
-        self.finished = trio.Event()
-        self._paths = paths
-        self._config = config
-        self._settings = {key: value for key, value in settings.items() if key != "backend"}
-        self._supervisor = supervisor
-        self._reader = RingReader(paths.segment(name, "ring"))
-        self._past: list[FeedReport] = []  # the last report of each life that is over
-        self._present: FeedReport | None = None
-        self._final: FeedReport | None = None  # of a present life whose source has ended: newer than any pulse
-        self.service = Service(f"feed.{name}", self._spec, self._handlers, supervisor.feeds_changed)
-
-    def _spec(self) -> ActorSpec:
-        self._bury_report()
-        self.told_to_begin = self.begun
-        self.told_demand = []
-        spec = FeedSpec(
-            name=self.name,
-            backend=self.backend,
-            settings=self._settings,
-            ring_path=str(self._paths.segment(self.name, "ring")),
-            table_path=str(self._paths.segment(self.name, "table")),
-            bells_path=str(self._paths.segment(self.name, "bells")),
-            recordings_path=str(self._paths.recordings),
-            state_path=str(self._paths.state / "feeds" / self.name),
-            cache_path=str(self._paths.cache / "feeds" / self.name),
-            begun=self.begun,
-        )
-        return _actor_spec(self.service.name, "marketd.feed.actor:run_feed", spec, self._config)
-
-    def _handlers(self, link: Link) -> None:
-        async def finished(report: FeedReport) -> None:
-            self._final = report
-            self.finished.set()
-            self._supervisor.feeds_changed()
-
-        link.handle("finished", FeedReport, finished)
-
-    def _bury_report(self) -> None:
-        report = self._report()
-        if report is not None:
-            self._past.append(report)
-            self._past = [_sum(self._past)]
-        self._present = self._final = None
-
-    def _report(self) -> FeedReport | None:
-        """The newest report of the present life."""
-        if self._final is not None:
-            return self._final
-        child = self.service.child
-        if child is not None and child.last_pulse is not None and len(child.last_pulse.statistics):
-            self._present = msgspec.msgpack.decode(child.last_pulse.statistics, type=FeedReport)
-        return self._present
-
-    @property
-    def state(self) -> FeedState:
-        """``finished`` once its source has ended, else what its service says."""
-        return "finished" if self._final is not None and self.service.state == "live" else self.service.state
-
-    def info(self) -> FeedInfo:
-        """What a gateway and the sampler need to read it."""
-        path = self._paths.segment
-        return FeedInfo(
-            name=self.name,
-            backend=self.backend,
-            ring_path=str(path(self.name, "ring")),
-            table_path=str(path(self.name, "table")),
-            bells_path=str(path(self.name, "bells")),
-            state=self.state,
-            detail=self.service.detail,
-            recorded=backends.load(self.backend).recorded,
-            series=series_of(self._config.bars, self.name, self._paths),
-            steps_path=str(path(self.name, "steps")),
-            steps_bells_path=str(path(self.name, "steps-bells")),
-        )
-
-    def status(self) -> FeedStatus:
-        """What an operator wants to know of it."""
-        report = self._report()
-        total = _sum([*self._past, report] if report is not None else self._past)
-        return FeedStatus(
-            name=self.name,
-            backend=self.backend,
-            state=self.state,
-            instruments=total.instruments,
-            epoch=self._reader.epoch,
-            cursor=self._reader.published,
-            ring_rows=self._reader.rows,
-            gaps=total.gaps,
-            rows_by_kind=total.rows_by_kind,
-            messages=total.messages,
-            last_event_ns=total.last_event_ns,
-            last_received_ns=total.last_received_ns,
-            detail=self.service.detail or total.detail,
-            bars=self._supervisor.sampled(self.name),
-        )
-
-    def keep_last_report(self) -> None:
-        """Take the newest report over before the actor goes."""
-        self._report()
-
-
-def _gateway_name(number: int) -> str:
-    return f"gateway.{number + 1}" if number else "gateway"
-
-
-def _actor_spec(name: str, run: str, config: msgspec.Struct, whole: Config) -> ActorSpec:
-    return ActorSpec(name=name, run=run, config=msgspec.Raw(msgspec.msgpack.encode(config)), log=_log_spec(whole))
-
-
-def _sum(reports: list[FeedReport]) -> FeedReport:
-    """Add the counts of several lives of one feed; what is no count is the newest."""
-    rows: dict[str, int] = {}
-    messages: dict[str, int] = {}
-    for report in reports:
-        for totals, counts in ((rows, report.rows_by_kind), (messages, report.messages)):
-            for key, count in counts.items():
-                totals[key] = totals.get(key, 0) + count
-    newest = reports[-1] if reports else FeedReport("starting", 0, {}, {}, 0, 0, 0)
-    return msgspec.structs.replace(
-        newest,
-        rows_by_kind=rows,
-        messages=messages,
-        gaps=rows.get("gap", 0),
-        last_event_ns=max((report.last_event_ns for report in reports), default=0),
-        last_received_ns=max((report.last_received_ns for report in reports), default=0),
-    )
-
-
 class Supervisor:
-    """The running tree's state and what its actors may ask."""
+    """The running tree's state and what its actors may ask.
 
-    def __init__(self, config: Config, paths: Paths, on_ready: Callable[[list[str]], None] | None) -> None:
+    Attributes:
+        config: what holds now.
+        paths: the instance's folders.
+        levels: how each actor's log speaks.
+        stopping: set once the daemon is to end.
+        feeds: by name. ``sampler`` and ``history`` are None where they have nothing to do.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        levels: LogLevels | None = None,
+        on_ready: Callable[[list[str]], None] | None = None,
+    ) -> None:
         self.stopping = trio.Event()
-        self._config = config
-        self._paths = paths
+        self.config = config
+        self.paths = paths
+        self.levels = levels or LogLevels(log_spec(config))
         self._on_ready = on_ready
         self._process = psutil.Process()
         self._started_s = trio.current_time()
         self._changed = trio.Event()
         self._addresses: list[str] = []
-        self.feeds = {name: FeedService(name, config, paths, self) for name in config.feeds}
+        self.feeds = {name: self._feed_service(name) for name in config.feeds}
         self.sampler = self._sampler_service() if config.bars.periods else None
-        self.history = self._history_service()
+        self.history = self._history_service() if stores_history(config) else None
         self._demands: dict[int, Demand] = {}
         self._listening = trio.Event()
+        self._admin: Admin | None = None
+        self._nursery: trio.Nursery
+        self._tree: Tree
         self.gateways = [self._gateway_service(number) for number in range(config.gateway.processes)]
+
+    def admit(self, admin: Admin) -> None:
+        """Let clients ask this one for what only an operator may want."""
+        self._admin = admin
+
+    def begin(self, nursery: trio.Nursery, tree: Tree) -> None:
+        """Start everything, in this nursery."""
+        self._nursery, self._tree = nursery, tree
+        for feed in self.feeds.values():
+            nursery.start_soon(feed.service.keep, tree)
+        for service in (self.sampler, self.history):
+            if service is not None:
+                nursery.start_soon(service.keep, tree)
+        nursery.start_soon(self.keep_gateways, tree)
+        nursery.start_soon(self.tell_actors)
 
     @property
     def services(self) -> list[Service]:
@@ -317,12 +210,52 @@ class Supervisor:
         others = [service for service in (self.sampler, self.history) if service is not None]
         return [*(feed.service for feed in self.feeds.values()), *others, *self.gateways]
 
+    def in_background(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Do something for which nobody waits."""
+        self._nursery.start_soon(work)
+
+    async def start(self, service: Service) -> None:
+        """Start a service again that was stopped."""
+        await service.start(self._nursery, self._tree)
+
+    # --- what comes and goes with the configuration ---
+
+    def add_feed(self, name: str) -> None:
+        """Start a feed that is new in :attr:`config`; its segments are there."""
+        feed = self.feeds[name] = self._feed_service(name)
+        feed.begun = any(any(demand.subscriptions.values()) for demand in self._demands.values())
+        self._nursery.start_soon(feed.service.keep, self._tree)
+        self.feeds_changed()
+
+    async def remove_feed(self, name: str) -> None:
+        """Stop a feed for good, while it is still in :attr:`config`.
+
+        Readers hear of it soon. Their maps of its segments last until they have let go, so the names can go at once.
+        """
+        feed = self.feeds[name]
+        await feed.stop("no longer configured")
+        note_ends(self.paths, [name])
+        del self.feeds[name]
+        feed.close()
+        sweep(self.paths, name)
+        self.feeds_changed()
+
+    async def keep_history(self) -> None:
+        """Start the history manager if there is something to store now, and let it go if there is not any more."""
+        wanted = stores_history(self.config)
+        if wanted and self.history is None:
+            self.history = self._history_service()
+            self._nursery.start_soon(self.history.keep, self._tree)
+        elif not wanted and self.history is not None:
+            service, self.history = self.history, None
+            await service.stop()
+
     async def keep_gateways(self, tree: Tree) -> None:
         """Let clients in once every feed is live or has failed for the first time, so that names are known by then."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, self.stopping, nursery.cancel_scope)
             with trio.move_on_after(SETTLE_TIMEOUT_S):
-                for feed in self.feeds.values():
+                for feed in list(self.feeds.values()):
                     await feed.service.settled.wait()
             nursery.cancel_scope.cancel()
         async with trio.open_nursery() as nursery:
@@ -340,8 +273,7 @@ class Supervisor:
         """Stop the feeds, then who reads them; the gateway first gives its clients what the others had written."""
         async with trio.open_nursery() as nursery:
             for feed in self.feeds.values():
-                feed.keep_last_report()
-                nursery.start_soon(feed.service.stop)
+                nursery.start_soon(feed.stop)
         for service in (self.sampler, self.history):
             if service is not None:
                 await service.stop()
@@ -358,7 +290,7 @@ class Supervisor:
 
     async def stop_when_finished(self) -> None:
         """Stop once every feed's source has ended."""
-        for feed in self.feeds.values():
+        for feed in list(self.feeds.values()):
             await feed.finished.wait()
         self.stopping.set()
 
@@ -377,13 +309,11 @@ class Supervisor:
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
-            infos = [feed.info() for feed in self.feeds.values()]
-            for gateway in self.gateways:
-                await self._tell(gateway, "feeds_changed", infos)
-            for service in (self.sampler, self.history):
+            for service in (*self.gateways, self.sampler, self.history):
                 if service is not None:
-                    await self._tell(service, "feeds_changed", infos)
-            for feed in self.feeds.values():
+                    # As they are by then: telling one may take a while, and what is told last has to be true.
+                    await self.tell(service, "feeds_changed", self.feed_infos())
+            for feed in list(self.feeds.values()):
                 if feed.service.state == "live":
                     await self._tell_demand(feed)
 
@@ -391,12 +321,12 @@ class Supervisor:
         """Tell a feed that is live what clients want of it, once in each of its lives and at each change."""
         if feed.begun and not feed.told_to_begin:
             feed.told_to_begin = True
-            await self._tell(feed.service, "begin", FeedBegin())
+            await self.tell(feed.service, "begin", FeedBegin())
         if feed.live_venue and feed.demanded != feed.told_demand:
             feed.told_demand = feed.demanded
-            await self._tell(feed.service, "demand", FeedDemand("gateway", feed.demanded))
+            await self.tell(feed.service, "demand", FeedDemand("gateway", feed.demanded))
 
-    async def _tell(self, service: Service, method: str, params: object) -> None:
+    async def tell(self, service: Service, method: str, params: object) -> None:
         """Notify one actor, if it is there. One that does not listen is found by its watch and not here."""
         if service.child is None:
             return
@@ -406,46 +336,58 @@ class Supervisor:
             except ActorError as error:
                 log.debug("notify.failed", service=service.name, method=method, error=str(error))
 
+    async def tell_levels(self, actor: str | None = None) -> None:
+        """Let one actor's log, or all, speak as :attr:`levels` says. Who does not answer will, when it is replaced."""
+        if actor in (None, ROOT):
+            configure_log(self.levels.of(ROOT), ROOT)
+        async with trio.open_nursery() as nursery:
+            for service in self.services:
+                if actor in (None, service.name):
+                    nursery.start_soon(self._tell_level, service)
+
+    async def _tell_level(self, service: Service) -> None:
+        if service.child is None:
+            return
+        spec = self.levels.of(service.name)
+        try:
+            await service.child.link.request("actor.log", spec, result=type(None), timeout_s=NOTIFY_TIMEOUT_S)
+        except ActorError as error:
+            log.warning("log.not_told", service=service.name, error=str(error))
+
+    # --- its services ---
+
+    def _feed_service(self, name: str) -> FeedService:
+        return FeedService(name, lambda: self.config, self.paths, self.feeds_changed)
+
     def _sampler_service(self) -> Service:
-        return Service("sampler", self._sampler_spec, lambda link: None, self.feeds_changed)
-
-    def _sampler_spec(self) -> ActorSpec:
-        bars = self._config.bars
-        spec = SamplerSpec(
-            feeds=[feed.info() for feed in self.feeds.values()],
-            lateness_ms=bars.lateness_ms,
-            lateness_ms_by_feed=bars.lateness_ms_by_feed,
-            activity=bars.activity,
-        )
-        return _actor_spec("sampler", "marketd.sample.actor:run_sampler", spec, self._config)
-
-    # --- history ---
-
-    def _history_service(self) -> Service | None:
-        """Make the history manager's service, if there is anything for it to store."""
-        stored = any(not backends.load(feed.backend).recorded for feed in self.feeds.values())
-        bars = set(self._config.history.periods) & set(self._config.bars.periods)
-        if not stored or not (bars or self._config.history.record_ticks):
-            return None
         return Service(
-            "history", self._history_spec, self._history_handlers, self.feeds_changed, grace_s=HISTORY_GRACE_S
+            "sampler", lambda: sampler_spec(self.config, self.feed_infos()), lambda link: None, self.feeds_changed
         )
 
-    def _history_spec(self) -> ActorSpec:
-        history = self._config.history
-        spec = HistorySpec(
-            feeds=[feed.info() for feed in self.feeds.values()],
-            periods=history.periods,
-            store_path=history.store or str(self._paths.store),
-            socket_path=str(self._paths.history_socket),
-            depth_days=history.depth_days,
-            flush_s=history.flush_s,
-            verify_every_s=history.verify_every_s,
-            record_ticks=history.record_ticks,
-            replay_bytes=history.replay_mib << 20,
-            epochs_paths={feed: str(self._paths.epochs(feed)) for feed in self.feeds},
+    def _history_service(self) -> Service:
+        return Service(
+            "history",
+            lambda: history_spec(self.config, self.paths, self.feed_infos()),
+            self._history_handlers,
+            self.feeds_changed,
+            grace_s=HISTORY_GRACE_S,
         )
-        return _actor_spec("history", "marketd.history.actor:run_history", spec, self._config)
+
+    def _gateway_service(self, number: int) -> Service:
+        return Service(
+            gateway_name(number),
+            lambda: gateway_spec(self.config, self.paths, number, self._addresses),
+            partial(self._gateway_handlers, number),
+            self.feeds_changed,
+            on_ready=partial(self._gateway_ready, number),
+            grace_s=GATEWAY_GRACE_S,
+        )
+
+    def feed_infos(self) -> list[FeedInfo]:
+        """What readers of feeds need to know of them."""
+        return [feed.info() for feed in self.feeds.values()]
+
+    # --- what the history manager may ask ---
 
     def _history_handlers(self, link: Link) -> None:
         link.handle("page", RoutePage, self._route_page)
@@ -454,11 +396,11 @@ class Supervisor:
 
     async def _route_fill(self, told: FilledBars) -> None:
         if self.sampler is not None:
-            await self._tell(self.sampler, "fill", told)
+            await self.tell(self.sampler, "fill", told)
 
     async def _route_filled(self, told: FilledRange) -> None:
         for gateway in self.gateways:
-            await self._tell(gateway, "filled", told)
+            await self.tell(gateway, "filled", told)
 
     async def _route_page(self, request: RoutePage) -> msgspec.Raw:
         link = self._feed_link(request.feed)
@@ -466,39 +408,6 @@ class Supervisor:
         return await link.request("page", request.page, result=msgspec.Raw, timeout_s=timeout_s)
 
     # --- what a gateway may ask ---
-
-    def _gateway_service(self, number: int) -> Service:
-        return Service(
-            _gateway_name(number),
-            partial(self._gateway_spec, number),
-            partial(self._gateway_handlers, number),
-            self.feeds_changed,
-            on_ready=partial(self._gateway_ready, number),
-            grace_s=GATEWAY_GRACE_S,
-        )
-
-    def _gateway_spec(self, number: int) -> ActorSpec:
-        """Make the spec of one gateway: the first one takes the addresses of the configuration and the Unix socket, and
-        every other one, and each successor, the addresses that it really had."""
-        gateway = self._config.gateway
-        http = [address.removeprefix(HTTP_PREFIX) for address in self._addresses if address.startswith(HTTP_PREFIX)]
-        listen = [address for address in self._addresses if not address.startswith(HTTP_PREFIX)] or list(gateway.listen)
-        unix = f"unix:{self._paths.socket}"
-        if number:
-            listen = [address for address in listen if not address.startswith("unix:")]
-        elif gateway.unix and unix not in listen:
-            listen.append(unix)
-        spec = GatewaySpec(
-            instance=self._config.instance,
-            listen=listen,
-            limits=gateway.limits,
-            history_socket=str(self._paths.history_socket) if self.history is not None else "",
-            http=http or gateway.http,
-            hosts=gateway.hosts,
-            shared=gateway.processes > 1,
-            first_client=1 + number * CLIENTS_OF_A_GATEWAY,
-        )
-        return _actor_spec(_gateway_name(number), "marketd.gateway.actor:run_gateway", spec, self._config)
 
     def _gateway_handlers(self, number: int, link: Link) -> None:
         link.handle("feeds", None, self._answer_feeds)
@@ -508,6 +417,8 @@ class Supervisor:
         link.handle("find", RouteFind, self._route_find)
         link.handle("record", RouteRecord, self._route_record)
         link.handle("demand", Demand, partial(self._note_demand, number))
+        if self._admin is not None:
+            self._admin.register(link, self.gateways[number])
 
     def _gateway_ready(self, number: int, child: Child) -> None:
         if number:
@@ -515,15 +426,15 @@ class Supervisor:
         first = not self._addresses
         self._addresses = msgspec.msgpack.decode(child.info, type=GatewayReady).addresses
         self._listening.set()
-        whole = self._paths.addresses.with_suffix(".new")  # whoever waits for the file must not see half of it
+        whole = self.paths.addresses.with_suffix(".new")  # whoever waits for the file must not see half of it
         whole.write_text(json.dumps(self._addresses))
-        whole.replace(self._paths.addresses)
+        whole.replace(self.paths.addresses)
         log.info("daemon.ready", addresses=self._addresses)
         if first and self._on_ready is not None:
             self._on_ready(self._addresses)
 
     async def _answer_feeds(self) -> list[FeedInfo]:
-        return [feed.info() for feed in self.feeds.values()]
+        return self.feed_infos()
 
     async def _answer_backends(self) -> list[BackendInfo]:
         return [
@@ -585,13 +496,12 @@ class Supervisor:
 
     async def status(self) -> StatusResult:
         """The whole daemon, from what its actors last said: nobody is waited for."""
-        feeds = [feed.status() for feed in self.feeds.values()]
-        reports = self._gateway_reports()
-        running = all(service.state == "live" for service in self.services)
+        reports = self.gateway_reports()
+        problems = self._problems(reports)
         with self._process.oneshot():
             cpu = self._process.cpu_times()
             own = ActorStatus(
-                name="supervisor",
+                name=ROOT,
                 state="live",
                 pid=os.getpid(),
                 restarts=0,
@@ -601,36 +511,35 @@ class Supervisor:
             )
         return StatusResult(
             version=__version__,
-            instance=self._config.instance,
+            instance=self.config.instance,
             pid=os.getpid(),
             uptime_s=own.uptime_s,
-            ready=running,
+            ready=not problems,
             now_ns=SystemClock().now_ns(),
             actors=[own, *(service.status() for service in self.services)],
-            feeds=feeds,
-            clients=[client for report in reports for client in report.clients],
-            history=self._stored(),
-            served=reduce(add, (report.served for report in reports), Served()),
+            feeds=self.feed_statuses(),
+            clients=[client for report in reports.values() for client in report.clients],
+            history=self.history.report(HistoryStatus) if self.history is not None else None,
+            served=reduce(add, (report.served for report in reports.values()), Served()),
+            problems=problems,
         )
 
-    def sampled(self, feed: str) -> dict[str, int]:
-        """What the sampler has last counted of a feed; nothing if it has not said anything yet."""
-        child = self.sampler.child if self.sampler is not None else None
-        if child is None or child.last_pulse is None or not len(child.last_pulse.statistics):
-            return {}
-        report = msgspec.msgpack.decode(child.last_pulse.statistics, type=SamplerReport)
-        return msgspec.structs.asdict(report.feeds[feed]) if feed in report.feeds else {}
+    def feed_statuses(self) -> list[FeedStatus]:
+        """What an operator wants to know of each feed."""
+        report = self.sampler.report(SamplerReport) if self.sampler is not None else None
+        sampled = {name: msgspec.structs.asdict(counts) for name, counts in report.feeds.items()} if report else {}
+        return [feed.status(sampled.get(feed.name, {})) for feed in self.feeds.values()]
 
-    def _stored(self) -> HistoryStatus | None:
-        child = self.history.child if self.history is not None else None
-        if child is None or child.last_pulse is None or not len(child.last_pulse.statistics):
-            return None
-        return msgspec.msgpack.decode(child.last_pulse.statistics, type=HistoryStatus)
+    def gateway_reports(self) -> dict[str, GatewayReport]:
+        """What each gateway has last said."""
+        found = {gateway.name: gateway.report(GatewayReport) for gateway in self.gateways}
+        return {name: report for name, report in found.items() if report is not None}
 
-    def _gateway_reports(self) -> list[GatewayReport]:
-        pulses = [gateway.child.last_pulse for gateway in self.gateways if gateway.child is not None]
-        return [
-            msgspec.msgpack.decode(pulse.statistics, type=GatewayReport)
-            for pulse in pulses
-            if pulse is not None and len(pulse.statistics)
-        ]
+    def _problems(self, reports: dict[str, GatewayReport]) -> list[str]:
+        """Say what keeps the daemon from being ready."""
+        live = {gateway.name for gateway in self.gateways if gateway.state == "live"}
+        read = {name: report.feeds for name, report in reports.items() if name in live}
+        sampled = None
+        if self.sampler is not None and self.sampler.state == "live" and (told := self.sampler.report(SamplerReport)):
+            sampled = told.feeds
+        return readiness_problems(self.feed_infos(), self.services, read, sampled)

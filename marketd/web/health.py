@@ -9,17 +9,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from marketd.gateway.routed import daemon_status
-from marketd.rpc.messages import StatusResult
 from marketd.web.metrics import CONTENT_TYPE, exposition
 
 if TYPE_CHECKING:
     from marketd.gateway.actor import Gateway
 
-_GOOD = ("live", "finished")
-
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether everything is live, and in sentences what is not."""
+    """Whether everything is as it should be, and in sentences what is not."""
 
     ready: bool
     problems: list[str]
@@ -31,9 +28,10 @@ async def healthz(_request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answer 200 when every feed is live and no actor is down, else 503; both with the reasons."""
+    """Answer 200 when every feed is live and read, and no actor is down, else 503 with the reasons."""
     gateway: Gateway = request.app.state.gateway
-    found = readiness(await daemon_status(gateway.link))
+    status = await daemon_status(gateway.link)
+    found = Readiness(status.ready, status.problems)
     return Response(msgspec.json.encode(found), 200 if found.ready else 503, media_type="application/json")
 
 
@@ -43,17 +41,3 @@ async def metrics(request: Request) -> Response:
     status = await daemon_status(gateway.link)
     return Response(exposition(status), media_type=CONTENT_TYPE)
 
-
-def readiness(status: StatusResult) -> Readiness:
-    """Say what keeps a daemon from being ready."""
-    problems = [
-        f"feed {feed.name} is {feed.state}" + (f": {feed.detail}" if feed.detail else "")
-        for feed in status.feeds
-        if feed.state not in _GOOD
-    ]
-    problems += [
-        f"{actor.name} is {actor.state}" + (f": {actor.detail}" if actor.detail else "")
-        for actor in status.actors
-        if actor.state not in _GOOD and not actor.name.startswith("feed.")
-    ]
-    return Readiness(status.ready, problems)

@@ -45,7 +45,7 @@ class WebServer:
     """
 
     def __init__(self, gateway: Gateway, hosts: list[str]) -> None:
-        self._limits = gateway.limits
+        self._gateway = gateway
         self._streams: set[GuardedStream] = set()
         self._context = WorkerContext(None)
         self._config = Config()
@@ -60,7 +60,7 @@ class WebServer:
         """Take a client that has just connected."""
         try:
             prepare(sock)
-            if len(self._streams) >= self._limits.clients_max:
+            if len(self._streams) >= self._gateway.limits.clients_max:
                 log.warning("http.turned_away", clients=len(self._streams))
                 sock.send(TOO_MANY)
                 sock.close()
@@ -68,7 +68,7 @@ class WebServer:
         except OSError:  # it has left again
             sock.close()
             return
-        clients.start_soon(self._serve, GuardedStream(sock, self._limits.stall_timeout_s))
+        clients.start_soon(self._serve, GuardedStream(sock, self._gateway.limits.stall_timeout_s))
 
     async def _serve(self, stream: GuardedStream) -> None:
         self._streams.add(stream)

@@ -237,8 +237,10 @@ async def test_health_instruments_and_what_is_not_there(tmp_path: Path) -> None:
     async with open_gateway(feed, http=True) as harness:
         assert (await fetch(f"{harness.http}/healthz"))[::2] == (200, b"ok\n")
         assert json.loads((await fetch(f"{harness.http}/readyz"))[2]) == {"ready": True, "problems": []}
-        harness.supervisor.status = msgspec.structs.replace(harness.supervisor.status, ready=False)
-        assert (await fetch(f"{harness.http}/readyz"))[0] == 503
+        away = ["history is failing"]
+        harness.supervisor.status = msgspec.structs.replace(harness.supervisor.status, ready=False, problems=away)
+        status, _, body = await fetch(f"{harness.http}/readyz")
+        assert (status, json.loads(body)) == (503, {"ready": False, "problems": away})
         status, headers, body = await fetch(f"{harness.http}/metrics")
         assert (status, headers["content-type"].split(";")[0]) == (200, "text/plain")
         assert b"\nmarketd_ready 0.0\n" in body

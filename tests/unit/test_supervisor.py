@@ -72,7 +72,7 @@ async def test_actor_that_starts_slowly_learns_what_changed_meanwhile(name: str,
     paths = Paths.for_instance(f"unit-{os.getpid()}", env=folders)
     paths.create()
     with open_segments(config, paths), trio.fail_after(5):
-        supervisor = Supervisor(config, paths, None)
+        supervisor = Supervisor(config, paths)
         service = next(service for service in supervisor.services if service.name == name)
         tree = SlowTree()
         async with trio.open_nursery() as nursery:

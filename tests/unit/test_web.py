@@ -22,7 +22,6 @@ from marketd.ring.steps import BarState
 from marketd.rpc import messages
 from marketd.web import formats
 from marketd.web.formats import open_writer, rows_batch, rows_schema
-from marketd.web.health import readiness
 from marketd.web.metrics import exposition
 from marketd.web.origin import OriginGuard
 from marketd.web.query import Query
@@ -188,11 +187,6 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert samples["marketd_client_rows_lost_total",] == 8
     assert samples["marketd_history_trouble", "sim"] == 1
     assert all(family.documentation for family in text_string_to_metric_families(text))
-
-
-def test_what_is_not_ready_is_said_in_sentences() -> None:
-    assert readiness(status()).problems == []
-    assert readiness(status("failing")).problems == ["feed sim is failing: why", "history is failing"]
 
 
 def test_totals_keep_what_was_sent_to_clients_that_have_left() -> None:

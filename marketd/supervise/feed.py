@@ -1,0 +1,153 @@
+"""A feed as the supervisor knows it: its service, its segments, and the sum of its lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from backends import backend as backends
+from marketd.ring.reader import RingReader
+from marketd.rpc.messages import FeedState, FeedStatus
+from marketd.supervise.messages import ActorSpec, FeedInfo, FeedReport
+from marketd.supervise.segments import series_of
+from marketd.supervise.service import Service
+from marketd.supervise.specs import feed_spec
+
+if TYPE_CHECKING:
+    from marketd.config import Config
+    from marketd.paths import Paths
+    from marketd.supervise.link import Link
+
+
+class FeedService:
+    """See the module.
+
+    Args:
+        name: the feed's.
+        config: says what holds now; it may be another one later.
+        paths: where its segments are: they must be there.
+        changed: called when its state has changed.
+    """
+
+    def __init__(self, name: str, config: Callable[[], Config], paths: Paths, changed: Callable[[], None]) -> None:
+        self.name = name
+        self.backend: str = config().feeds[name]["backend"]
+        self.live_venue = backends.load(self.backend).open_venues is not None
+        self.begun = False
+        self.told_to_begin = False
+        self.demanded: list[str] = []  # full names that clients want
+        self.told_demand: list[str] = []
+        self.finished = trio.Event()
+        self._paths = paths
+        self._config = config
+        self._changed = changed
+        self._reader = RingReader(paths.segment(name, "ring"))
+        self._past: list[FeedReport] = []  # the last report of each life that is over
+        self._present: FeedReport | None = None
+        self._final: FeedReport | None = None  # of a present life whose source has ended: newer than any pulse
+        self.service = Service(f"feed.{name}", self._spec, self._handlers, changed)
+
+    def _spec(self) -> ActorSpec:
+        self._bury_report()
+        self.told_to_begin = self.begun
+        self.told_demand = []
+        return feed_spec(self._config(), self._paths, self.name, begun=self.begun)
+
+    def _handlers(self, link: Link) -> None:
+        async def finished(report: FeedReport) -> None:
+            self._final = report
+            self.finished.set()
+            self._changed()
+
+        link.handle("finished", FeedReport, finished)
+
+    def _bury_report(self) -> None:
+        report = self._report()
+        if report is not None:
+            self._past.append(report)
+            self._past = [_sum(self._past)]
+        self._present = self._final = None
+
+    def _report(self) -> FeedReport | None:
+        """The newest report of the present life."""
+        if self._final is not None:
+            return self._final
+        self._present = self.service.report(FeedReport) or self._present
+        return self._present
+
+    @property
+    def state(self) -> FeedState:
+        """``finished`` once its source has ended, else what its service says."""
+        return "finished" if self._final is not None and self.service.state == "live" else self.service.state
+
+    def info(self) -> FeedInfo:
+        """What a gateway and the sampler need to read it."""
+        path = self._paths.segment
+        return FeedInfo(
+            name=self.name,
+            backend=self.backend,
+            ring_path=str(path(self.name, "ring")),
+            table_path=str(path(self.name, "table")),
+            bells_path=str(path(self.name, "bells")),
+            state=self.state,
+            detail=self.service.detail,
+            recorded=backends.load(self.backend).recorded,
+            series=series_of(self._config().bars, self.name, self._paths),
+            steps_path=str(path(self.name, "steps")),
+            steps_bells_path=str(path(self.name, "steps-bells")),
+            epoch=self._reader.epoch,
+            epochs_path=str(self._paths.epochs(self.name)),
+        )
+
+    def status(self, bars: dict[str, int]) -> FeedStatus:
+        """What an operator wants to know of it; ``bars`` is what the sampler has counted."""
+        report = self._report()
+        total = _sum([*self._past, report] if report is not None else self._past)
+        return FeedStatus(
+            name=self.name,
+            backend=self.backend,
+            state=self.state,
+            instruments=total.instruments,
+            epoch=self._reader.epoch,
+            cursor=self._reader.published,
+            ring_rows=self._reader.rows,
+            gaps=total.gaps,
+            rows_by_kind=total.rows_by_kind,
+            messages=total.messages,
+            last_event_ns=total.last_event_ns,
+            last_received_ns=total.last_received_ns,
+            detail=self.service.detail or total.detail,
+            bars=bars,
+        )
+
+    async def stop(self, why: str = "") -> None:
+        """Stop its actor, and keep what that has reported."""
+        self._report()
+        await self.service.stop(why)
+        self.finished.set()
+
+    def close(self) -> None:
+        """Let go of its segments."""
+        self._reader.close()
+
+
+def _sum(reports: list[FeedReport]) -> FeedReport:
+    """Add the counts of several lives of one feed; what is no count is the newest."""
+    rows: dict[str, int] = {}
+    messages: dict[str, int] = {}
+    for report in reports:
+        for totals, counts in ((rows, report.rows_by_kind), (messages, report.messages)):
+            for key, count in counts.items():
+                totals[key] = totals.get(key, 0) + count
+    newest = reports[-1] if reports else FeedReport("starting", 0, {}, {}, 0, 0, 0)
+    return msgspec.structs.replace(
+        newest,
+        rows_by_kind=rows,
+        messages=messages,
+        gaps=rows.get("gap", 0),
+        last_event_ns=max((report.last_event_ns for report in reports), default=0),
+        last_received_ns=max((report.last_received_ns for report in reports), default=0),
+    )

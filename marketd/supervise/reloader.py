@@ -1,0 +1,167 @@
+"""Applies a configuration that has changed, without dropping a client. What becomes of what: :mod:`reload`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import structlog
+import trio
+
+from marketd.config import Config
+from marketd.errors import ActorError, ConfigError, RequestRefused, SegmentError
+from marketd.rpc.messages import ReloadResult
+from marketd.supervise.messages import FeedDeclare
+from marketd.supervise.reload import ReloadPlan, plan
+from marketd.supervise.segments import make_segments, sweep
+from marketd.supervise.specs import gateway_settings, log_spec
+
+if TYPE_CHECKING:
+    from marketd.supervise.service import Service
+    from marketd.supervise.supervisor import Supervisor
+
+DECLARE_TIMEOUT_S = 3.0
+SETTLE_TIMEOUT_S = 15.0  # for actors that were started to be live, or to fail; the answer waits no longer for them
+
+log = structlog.get_logger("marketd.supervise.reload")
+
+
+class Loaded(NamedTuple):
+    """A configuration, and the file it came from; None where there is no file."""
+
+    config: Config
+    file: Path | None
+
+
+class Reloader:
+    """See the module.
+
+    Args:
+        supervisor: of the daemon.
+        read: reads and checks the file; None where there is nothing to read again.
+    """
+
+    def __init__(self, supervisor: Supervisor, read: Callable[[], Loaded] | None) -> None:
+        self._supervisor = supervisor
+        self._read = read
+        self._turn = trio.Lock()
+
+    async def reload_on_signal(self) -> None:
+        """Reload at each SIGHUP; where there is nothing to read again, stop."""
+        with trio.open_signal_receiver(signal.SIGHUP) as signals:
+            async for _ in signals:
+                if self._read is None:
+                    log.info("daemon.stopping", signal="SIGHUP")
+                    self._supervisor.stopping.set()
+                    continue
+                try:
+                    await self.reload()
+                except RequestRefused:
+                    continue  # the log has it
+
+    async def reload(self) -> ReloadResult:
+        """Read the configuration and apply it; return what has changed, once it has.
+
+        Raises:
+            RequestRefused: ``invalid_config``, with all mistakes, or there is nothing to read or no room: the old
+                configuration holds on.
+        """
+        if self._read is None:
+            text = "this daemon was not started from a configuration file: there is nothing to read again"
+            raise RequestRefused("unavailable", text)
+        async with self._turn:
+            with _announced():
+                return await self._reload(self._read)
+
+    async def _reload(self, read: Callable[[], Loaded]) -> ReloadResult:
+        try:
+            loaded = await trio.to_thread.run_sync(read)
+        except ConfigError as error:
+            log.error("config.refused", error=str(error))
+            raise RequestRefused("invalid_config", str(error)) from error
+        made = plan(self._supervisor.config, loaded.config)
+        if self._supervisor.stopping.is_set():
+            raise RequestRefused("unavailable", "the daemon is stopping")
+        await self._apply(made)
+        changes = {change.key: change.action for change in made.changes}
+        log.info("config.reloaded", file=str(loaded.file or ""), changes=changes, needs_restart=made.needs_restart)
+        return ReloadResult(str(loaded.file or ""), made.changes, made.needs_restart)
+
+    async def _apply(self, made: ReloadPlan) -> None:
+        supervisor = self._supervisor
+        feeds = made.feeds
+        added = [name for name, change in feeds.items() if change == "added"]
+        replaced = [name for name, change in feeds.items() if change == "replaced"]
+        self._make_room(made.config, added)
+        # Each stops while what it was is still in the configuration: it might be started again in between.
+        for name in [name for name, change in feeds.items() if change in ("removed", "replaced")]:
+            await supervisor.remove_feed(name)
+        supervisor.config = made.config
+        started: list[Service] = []
+        restarted: list[Service] = []
+        if "log" in made.parts:
+            supervisor.levels.reset(log_spec(made.config))
+            await supervisor.tell_levels()
+        for name in replaced:
+            self._make_room(made.config, [name])
+        for name in (*added, *replaced):
+            supervisor.add_feed(name)
+            started.append(supervisor.feeds[name].service)
+        for name in [name for name, change in feeds.items() if change == "applied"]:
+            restarted += await self._declare(name)
+        restarted += [supervisor.feeds[name].service for name, change in feeds.items() if change == "restarted"]
+        restarted += [supervisor.sampler] if "sampler" in made.parts and supervisor.sampler is not None else []
+        had = supervisor.history
+        await supervisor.keep_history()
+        if supervisor.history is not None and ("history" in made.parts or supervisor.history is not had):
+            (restarted if supervisor.history is had else started).append(supervisor.history)
+        for gateway in supervisor.gateways:
+            await supervisor.tell(gateway, "settings", gateway_settings(made.config, supervisor.paths))
+        for service in restarted:
+            if service.wanted:
+                service.restart()
+        await settle([*started, *restarted])
+
+    def _make_room(self, config: Config, feeds: list[str]) -> None:
+        """Make the segments of feeds: all, or none."""
+        try:
+            for name in feeds:
+                make_segments(config, self._supervisor.paths, name)
+        except SegmentError as error:
+            for name in feeds:
+                sweep(self._supervisor.paths, name)
+            log.error("config.no_room", feeds=feeds, error=str(error))
+            raise RequestRefused("unavailable", f"there is no room for the feed {', '.join(feeds)}: {error}") from error
+
+    async def _declare(self, name: str) -> list[Service]:
+        """Tell a live feed its instruments. If it does not listen it is restarted, and begins with them."""
+        feed = self._supervisor.feeds[name]
+        child = feed.service.child
+        if child is None:
+            return []  # its successor begins with them
+        declared = FeedDeclare(self._supervisor.config.feeds[name].get("instruments", []))
+        try:
+            await child.link.request("declare", declared, result=type(None), timeout_s=DECLARE_TIMEOUT_S)
+        except ActorError as error:
+            log.warning("declare.failed", feed=name, error=str(error))
+            return [feed.service]
+        return []
+
+
+async def settle(services: list[Service]) -> None:
+    """Wait until all that are to run are live or have failed; but not for ever."""
+    with trio.move_on_after(SETTLE_TIMEOUT_S):
+        for service in services:
+            if service.wanted:
+                await service.settled.wait()
+
+
+@contextmanager
+def _announced() -> Iterator[None]:
+    """Tell whoever looks after the daemon that it reloads, and that it is done. Service managers are told here."""
+    log.info("daemon.reloading")
+    yield
