@@ -154,6 +154,8 @@ class Feed:
         self.sink = FeedSink(spec)
         self.state: FeedState = "live"
         self._live: VenueSource | None = None
+        self._reached = False
+        self._reached = False
         self._log = structlog.get_logger(f"marketd.feed.{spec.name}")
         if spec.begun:
             source.begin()
@@ -179,6 +181,8 @@ class Feed:
     def report(self) -> FeedReport:
         """Count what has come so far."""
         self.sink.tally()
+        venue = None if self._live is None else self._live.report()
+        self._reached = self._reached or venue is None or venue.reached
         return FeedReport(
             state=self.state,
             instruments=self.sink.instruments,
@@ -187,7 +191,8 @@ class Feed:
             gaps=self.sink.rows_by_kind.get("gap", 0),
             last_event_ns=self.sink.last_event_ns,
             last_received_ns=self.sink.last_received_ns,
-            detail="" if self._live is None else self._live.report().trouble(self.source.now_ns()),
+            detail="" if venue is None else venue.trouble(self.source.now_ns()),
+            reached=self._reached,
         )
 
     def watch(self, live: VenueSource) -> None:

@@ -148,6 +148,10 @@ class Feed:
             choice = self._choices.setdefault(selection, choice)
         return choice
 
+    def made(self, choice: Choice) -> bool:
+        """Whether a choice is about this feed, and not about one that had its name before."""
+        return self._choices.get(choice.selection) is choice
+
     async def _extend(self, choice: Choice) -> None:
         while choice.examined < len(self.names):
             choice.extend(self.names[choice.examined : choice.examined + NAMES_IN_ONE_GO])

@@ -146,7 +146,7 @@ class Feeds:
             states: whether the state of the instruments will be told.
         """
         choices: dict[str, Choice] = {}
-        while missing := [feed for feed in self.all if feed.name not in choices]:
+        while missing := [f for f in self.all if f.name not in choices or not f.made(choices[f.name])]:
             feed = missing[0]
             if states and feed.sort is TICK_ROWS:
                 await feed.open_latest()

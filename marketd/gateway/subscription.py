@@ -152,7 +152,7 @@ class Subscription:
             from_first: whether the feed has come after the subscription, so that all of its rows belong to it.
         """
         choice = self.choices.get(feed.name)
-        if choice is None or feed.name in self.follows or not feed.concerns(choice):
+        if choice is None or not feed.made(choice) or feed.name in self.follows or not feed.concerns(choice):
             return False
         cursor = 0 if from_first else feed.head
         follow = Follow(feed, choice, cursor, cursor)

@@ -83,6 +83,18 @@ class FeedService:
         """``finished`` once its source has ended, else what its service says."""
         return "finished" if self._final is not None and self.service.state == "live" else self.service.state
 
+    @property
+    def unreached(self) -> str | None:
+        """Why it has not reached its venue in this life, though it is live; None if it has."""
+        report = self._report()
+        return report.detail if self.state == "live" and report is not None and not report.reached else None
+
+    @property
+    def unreached(self) -> str | None:
+        """Why it has not reached its venue in this life, though it is live; None if it has."""
+        report = self._report()
+        return report.detail if self.state == "live" and report is not None and not report.reached else None
+
     def info(self) -> FeedInfo:
         """What a gateway and the sampler need to read it."""
         path = self._paths.segment

@@ -233,7 +233,10 @@ class FeedOutage(msgspec.Struct, frozen=True):
 
 
 class FeedReport(msgspec.Struct, frozen=True):
-    """A feed's statistics, sent with every pulse, and with the notification ``finished`` when its source has ended."""
+    """A feed's statistics, sent with every pulse, and with the notification ``finished`` when its source has ended.
+
+    ``reached``: its venue has been reached, in this life: what is wanted of it could be had.
+    """
 
     state: FeedState
     instruments: int
@@ -243,6 +246,7 @@ class FeedReport(msgspec.Struct, frozen=True):
     last_event_ns: int
     last_received_ns: int
     detail: str = ""
+    reached: bool = True
 
 
 class PageResult(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ def problems(
     services: Iterable[Service],
     gateways: Mapping[str, Mapping[str, int]],
     sampled: Mapping[str, object] | None,
+    unreached: Mapping[str, str],
 ) -> list[str]:
     """Say in a sentence each what is not as it should be. What was stopped on purpose is as it should be.
 
@@ -23,11 +24,18 @@ def problems(
         services: all of them.
         gateways: for each one that is live, the feeds that it reads, with their epochs.
         sampled: the feeds of which bars are made, by name; None while there is no sampler that could say so.
+        unreached: the feeds that have not reached their venue yet, and why. An outage that comes later is no reason to
+            take the other venues' clients away.
+        unreached: the feeds that have not reached their venue yet, and why. An outage that comes later is no reason to
+            take the other venues' clients away.
     """
     found = [_sentence(service) for service in services if service.wanted and service.state not in _GOOD]
     for feed in feeds:
         if feed.state not in _GOOD:
             continue
+        if feed.name in unreached:
+            why = unreached[feed.name]
+            found.append(f"feed {feed.name} has not reached its venue yet" + (f": {why}" if why else ""))
         found += [
             f"{name} does not read the ring of feed {feed.name} yet"
             for name, read in gateways.items()

@@ -542,4 +542,5 @@ class Supervisor:
         sampled = None
         if self.sampler is not None and self.sampler.state == "live" and (told := self.sampler.report(SamplerReport)):
             sampled = told.feeds
-        return readiness_problems(self.feed_infos(), self.services, read, sampled)
+        unreached = {name: why for name, feed in self.feeds.items() if (why := feed.unreached) is not None}
+        return readiness_problems(self.feed_infos(), self.services, read, sampled, unreached)
