@@ -48,7 +48,9 @@ def run(
     ] = None,
     parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
 ) -> None:
-    """Run the daemon until Ctrl-C or SIGTERM; logs go to standard error. SIGHUP, as `marketd reload`, reads the file again.
+    """Run the daemon until Ctrl-C or SIGTERM; logs go to standard error.
+
+    SIGHUP lets it read its configuration again, as `marketd reload` does.
 
     Without --config the file is looked for in $MARKETD_CONFIG, ~/.config/marketd/marketd.toml and
     /etc/marketd/marketd.toml. Where there is none, the daemon runs one simulated feed.
@@ -97,9 +99,7 @@ def supervise(
     _refuse_taken(config.gateway.listen, "--address")
     _refuse_taken(config.gateway.http, "--http")
     return trio.run(
-        partial(
-            supervisor.run, config, paths, on_ready=on_ready, exit_when_done=exit_when_done, read_again=read_again
-        ),
+        partial(supervisor.run, config, paths, on_ready=on_ready, exit_when_done=exit_when_done, read_again=read_again),
         restrict_keyboard_interrupt_to_checkpoints=True,
     )
 

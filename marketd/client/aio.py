@@ -286,7 +286,9 @@ class AsyncClient:
 
     async def clients(self, *, timeout_s: float | None = None) -> list[messages.ClientStatus]:
         """See :meth:`marketd.client.sync.Client.clients`."""
-        return cast(messages.ClientsResult, await self._request("clients.list", messages.EmptyParams(), timeout_s)).clients
+        return cast(
+            messages.ClientsResult, await self._request("clients.list", messages.EmptyParams(), timeout_s)
+        ).clients
 
     async def kick(self, client: int, reason: str = "", *, timeout_s: float | None = None) -> messages.ClientStatus:
         """See :meth:`marketd.client.sync.Client.kick`."""

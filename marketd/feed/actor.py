@@ -155,7 +155,6 @@ class Feed:
         self.state: FeedState = "live"
         self._live: VenueSource | None = None
         self._reached = False
-        self._reached = False
         self._log = structlog.get_logger(f"marketd.feed.{spec.name}")
         if spec.begun:
             source.begin()
@@ -208,7 +207,9 @@ class Feed:
         """Carry what the configuration says from now on, and no more what it said before."""
         if self._live is not None:
             self._live.declare(request.instruments)
-            self._log.info("instruments.declared", names=request.instruments[:SHOWN_MAX], count=len(request.instruments))
+            self._log.info(
+                "instruments.declared", names=request.instruments[:SHOWN_MAX], count=len(request.instruments)
+            )
 
     async def find(self, request: FeedFind) -> list[MktPair]:
         """Look instruments up in a live venue's list; with ``carry``, let the table have them."""

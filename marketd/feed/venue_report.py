@@ -40,11 +40,6 @@ class VenueReport(msgspec.Struct, frozen=True):
         """Whether the venue is there: its list is known, and a connection is open if anything is wanted."""
         return bool(self.listed_ns) and (self.connections > 0 or not self.wanted)
 
-    @property
-    def reached(self) -> bool:
-        """Whether the venue is there: its list is known, and a connection is open if anything is wanted."""
-        return bool(self.listed_ns) and (self.connections > 0 or not self.wanted)
-
     def trouble(self, now_ns: int) -> str:
         """Say in one line what is not as it should be; empty when all is well."""
         parts = []

@@ -43,7 +43,7 @@ class Wanted:
             self._by_owner.pop(owner, None)
 
     def declare(self, names: Iterable[str]) -> None:
-        """Let these be wanted always, in place of what was declared before, which goes at once if nobody else wants it."""
+        """Let these be wanted always, in place of what was; that goes at once, unless somebody else wants it."""
         self._declared = frozenset(names)
 
     def count(self, name: str) -> int:

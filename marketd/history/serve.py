@@ -199,6 +199,8 @@ def _replay_start(query: ReplayStartQuery, history: History) -> list[Start]:
 
 
 async def _replay(query: ReplayQuery, history: History, send: Send) -> None:
+    if query.feed not in history.recorders:
+        raise RequestRefused("unavailable", f"the ticks of {query.feed} are not recorded any more")
     epoch = history.recorders[query.feed].epoch
     found = pages(history.log_of(query.feed), query.start, epoch, history.ends_of(query.feed))
     while (page := await _in_thread(lambda: next(found, None))) is not None:

@@ -608,7 +608,7 @@ class Change(Result, frozen=True):
 
 
 class ReloadResult(Result, frozen=True):
-    """``file``: what was read, empty where there is none. ``needs_restart``: keys that a restart of the daemon takes."""
+    """``file``: what was read; empty where there is none. ``needs_restart``: keys whose new values do not hold yet."""
 
     file: str
     changes: list[Change]

@@ -100,9 +100,10 @@ class Admin:
         await settle([service])
 
     async def _restart(self, service: Service) -> None:
-        if not service.wanted:
-            return await self._start(service)
-        service.restart()
+        if service.wanted:
+            service.restart()
+        else:
+            await self._supervisor.start(service)
         await settle([service])
 
     async def _restart_soon(self, service: Service) -> None:
@@ -160,7 +161,9 @@ class Admin:
         if actor is not None and actor not in names:
             actor = f"feed.{actor}"
         if actor is not None and actor not in names:
-            raise RequestRefused("unknown_service", f"there is no actor {params.actor!r}; there are: {', '.join(names)}")
+            raise RequestRefused(
+                "unknown_service", f"there is no actor {params.actor!r}; there are: {', '.join(names)}"
+            )
         levels = self._supervisor.levels
         if params.level is not None:
             levels.set(params.level, actor)
@@ -171,4 +174,3 @@ class Admin:
     async def reload(self) -> ReloadResult:
         """Read the configuration again; see :class:`Reloader`."""
         return await self._reloader.reload()
-

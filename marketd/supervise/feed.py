@@ -89,12 +89,6 @@ class FeedService:
         report = self._report()
         return report.detail if self.state == "live" and report is not None and not report.reached else None
 
-    @property
-    def unreached(self) -> str | None:
-        """Why it has not reached its venue in this life, though it is live; None if it has."""
-        report = self._report()
-        return report.detail if self.state == "live" and report is not None and not report.reached else None
-
     def info(self) -> FeedInfo:
         """What a gateway and the sampler need to read it."""
         path = self._paths.segment

@@ -1,4 +1,4 @@
-"""Pure: what keeps a daemon from being ready: feeds that are not live, actors that are down, rings that are not read."""
+"""Pure: what keeps a daemon from being ready: feeds that are not live, actors that are down, rings that nobody reads."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ def problems(
         services: all of them.
         gateways: for each one that is live, the feeds that it reads, with their epochs.
         sampled: the feeds of which bars are made, by name; None while there is no sampler that could say so.
-        unreached: the feeds that have not reached their venue yet, and why. An outage that comes later is no reason to
-            take the other venues' clients away.
         unreached: the feeds that have not reached their venue yet, and why. An outage that comes later is no reason to
             take the other venues' clients away.
     """

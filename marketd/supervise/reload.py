@@ -1,6 +1,6 @@
 """Pure: what becomes of a running daemon when its configuration file has changed.
 
-Each key is applied in one of these ways; what is not named here needs a restart of the daemon, and what it was holds on.
+Each key is applied in one of these ways. What is not named here needs a restart of the daemon: what it was holds on.
 
     log                                     all actors are told
     gateway.limits                          the gateways are told; each client that is connected included
@@ -87,9 +87,7 @@ def plan(old: Config, new: Config) -> ReloadPlan:
         sections[name] = msgspec.structs.replace(now, **kept)
     feeds = _feed_changes(old.feeds, new.feeds)
     changes += [Change(f"feeds.{name}", action) for name, action in feeds.items()]
-    return ReloadPlan(
-        msgspec.structs.replace(new, **sections), feeds, frozenset(parts), changes, sorted(needs_restart)
-    )
+    return ReloadPlan(msgspec.structs.replace(new, **sections), feeds, frozenset(parts), changes, sorted(needs_restart))
 
 
 def _differing(old: msgspec.Struct, new: msgspec.Struct) -> Iterator[tuple[str, Any, Any]]:

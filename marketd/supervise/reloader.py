@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import structlog
 import trio
 
@@ -81,7 +80,7 @@ class Reloader:
         try:
             loaded = await trio.to_thread.run_sync(read)
         except ConfigError as error:
-            log.error("config.refused", error=str(error))
+            log.error("config.refused", error=str(error))  # noqa: TRY400 - the operator's mistake: no traceback
             raise RequestRefused("invalid_config", str(error)) from error
         made = plan(self._supervisor.config, loaded.config)
         if self._supervisor.stopping.is_set():
@@ -134,7 +133,7 @@ class Reloader:
         except SegmentError as error:
             for name in feeds:
                 sweep(self._supervisor.paths, name)
-            log.error("config.no_room", feeds=feeds, error=str(error))
+            log.error("config.no_room", feeds=feeds, error=str(error))  # noqa: TRY400 - likewise
             raise RequestRefused("unavailable", f"there is no room for the feed {', '.join(feeds)}: {error}") from error
 
     async def _declare(self, name: str) -> list[Service]:

@@ -119,7 +119,7 @@ def rows_held(config: Bars, series: SeriesInfo) -> int:
 
 
 def sweep(paths: Paths, feed: str | None = None) -> list[Path]:
-    """Unlink all that carries this instance's name, or one feed's, readers' doorbell pipes included; return what it was.
+    """Unlink all that carries this instance's name, or one feed's, doorbell pipes included; return what it was.
 
     Whoever has a segment mapped keeps it; nobody new can find it.
     """

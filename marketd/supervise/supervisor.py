@@ -44,7 +44,6 @@ from marketd.supervise.handle import configure_log
 from marketd.supervise.levels import LogLevels
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
-    HTTP_PREFIX,
     ROUTE_S,
     Demand,
     FeedBegin,

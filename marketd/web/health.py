@@ -40,4 +40,3 @@ async def metrics(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     status = await daemon_status(gateway.link)
     return Response(exposition(status), media_type=CONTENT_TYPE)
-

@@ -224,6 +224,15 @@ RIGHT: dict[str, dict[str, Any]] = {
     "update": {"subscription": 1, "add": ["*"], "remove": ["*"], "rate_hz": 1.0, "paused": True},
     "unsubscribe": {"subscription": 1},
     "record": {"feed": "sim", "name": "x", "duration_s": 1.0},
+    "services.list": {},
+    "services.restart": {"service": "sim"},
+    "services.stop": {"service": "sim"},
+    "services.start": {"service": "sim"},
+    "services.cancel": {"service": "sim"},
+    "clients.list": {},
+    "clients.kick": {"client": 1, "reason": "x"},
+    "log.level": {"level": "debug", "actor": "sim"},
+    "reload": {},
 }
 WRONG: list[Any] = [
     None,

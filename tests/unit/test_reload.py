@@ -9,8 +9,8 @@ import pytest
 
 from marketd.config import Config, decode
 from marketd.rpc.messages import Change
-from marketd.supervise.messages import LimitsSpec, LogSpec
 from marketd.supervise.levels import LogLevels
+from marketd.supervise.messages import LimitsSpec, LogSpec
 from marketd.supervise.reload import ReloadPlan, plan
 
 SIM = {"backend": "sim", "instruments": 3}
@@ -112,7 +112,9 @@ def test_what_can_be_applied_is_though_something_beside_it_can_not() -> None:
     assert found.config.gateway.listen == config().gateway.listen
     assert found.parts == {"limits", "log"}
     # The next reload of the same file finds only what it could not apply.
-    again = plan(found.config, config(gateway={"listen": ["127.0.0.1:0"], "limits": {"clients_max": 5}}, log={"level": "error"}))
+    again = plan(
+        found.config, config(gateway={"listen": ["127.0.0.1:0"], "limits": {"clients_max": 5}}, log={"level": "error"})
+    )
     assert (again.changes, again.needs_restart) == ([], ["gateway.listen"])
 
 
@@ -123,7 +125,9 @@ def test_every_key_of_the_configuration_is_either_applied_or_named() -> None:
         if table.name == "feeds":
             continue
         value = getattr(old, table.name)
-        for name in (field.name for field in msgspec.structs.fields(value)) if isinstance(value, msgspec.Struct) else [""]:
+        for name in (
+            (field.name for field in msgspec.structs.fields(value)) if isinstance(value, msgspec.Struct) else [""]
+        ):
             other = msgspec.structs.replace(value, **{name: _other(getattr(value, name))}) if name else "other"
             found = plan(old, msgspec.structs.replace(old, **{table.name: other}))
             key = f"{table.name}.{name}".rstrip(".")
