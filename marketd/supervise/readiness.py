@@ -1,4 +1,4 @@
-"""Pure: what keeps a daemon from being ready: feeds that are not live, actors that are down, rings that nobody reads."""
+"""Pure: what keeps a daemon from being ready: feeds that are not live, actors that are down, rings not read."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Follower(threading.Thread):
             with connect(self._address, client="follower", reconnect=False) as md, md.subscribe(["*"]) as stream:
                 for frame in stream:
                     where = (frame.feed, frame.epoch)
-                    if frame.kind == "status":
+                    if frame.kind == "status" and frame.state:
                         self.news.setdefault(frame.feed, []).append((frame.state, frame.detail))
                     elif frame.kind == "gap" and not frame.rows["cursor"].any():
                         self.gaps.setdefault(where, []).append((frame.cursor_first, frame.cursor_last))
@@ -437,7 +437,7 @@ def test_log_levels_limits_and_parts_change_in_a_running_daemon(tmp_path: Path) 
         # Feeds come and go for the sampler and the history manager too.
         write(
             daemon,
-            f"{RING}{feed}{FEED.format('two', 200, 3)}{bars.format(900)}depth_days = 0.5\n{limits}[log]\nlevel = 'debug'\n",
+            RING + feed + FEED.format("two", 200, 3) + bars.format(900) + rest,
         )
         assert reload(md) == ({"feeds.two": "added"}, [])
         wait_for(lambda: (found := _feed(md, "two")) and found.bars.get("bars", 0) > 0, 30, "its bars")
