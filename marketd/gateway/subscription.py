@@ -166,9 +166,7 @@ class Subscription:
     def leave_retired(self) -> bool:
         """Read feeds no more that have gone, once all was told of them; return whether there was one."""
         left = [
-            name
-            for name, follow in self.follows.items()
-            if follow.feed.retired_s is not None and follow.knows_the_end
+            name for name, follow in self.follows.items() if follow.feed.retired_s is not None and follow.knows_the_end
         ]
         for name in left:
             del self.follows[name]

@@ -68,20 +68,17 @@ class Admin:
 
     async def _act_for(self, gateway: Service, action: Action, params: ServiceParams) -> ServiceResult:
         service = self._find(params.service)
-        if service is gateway and action == "restart":
+        if service is gateway and action != "start":
             # The asker would never hear of it.
-            self._supervisor.in_background(partial(self._restart_soon, service))
-            log.info("service.restart", service=service.name)
-            return ServiceResult(msgspec.structs.replace(service.status(), detail="is restarted now"))
+            self._check(action, service)
+            self._supervisor.in_background(partial(self._act_soon, action, service))
+            return ServiceResult(msgspec.structs.replace(service.status(), detail=f"{action} is under way"))
         await self.act(action, service)
         return ServiceResult(service.status())
 
     async def act(self, action: Action, service: Service) -> None:
         """Do it; returns when it is done: with a stop, when the actor is gone; with a start, when another is there."""
-        if self._supervisor.stopping.is_set():
-            raise RequestRefused("unavailable", "the daemon is stopping")
-        if action in ("stop", "cancel"):
-            self._refuse_last_gateway(service)
+        self._check(action, service)
         log.info(f"service.{action}", service=service.name)
         does: dict[Action, Callable[[], Awaitable[None]]] = {
             "stop": partial(self._stop, service),
@@ -106,9 +103,18 @@ class Admin:
             await self._supervisor.start(service)
         await settle([service])
 
-    async def _restart_soon(self, service: Service) -> None:
+    async def _act_soon(self, action: Action, service: Service) -> None:
         await trio.sleep(ANSWER_S)
-        service.restart()
+        try:
+            await self.act(action, service)
+        except RequestRefused as error:  # it is the last gateway by now, say
+            log.warning("service.refused", service=service.name, action=action, error=str(error))
+
+    def _check(self, action: Action, service: Service) -> None:
+        if self._supervisor.stopping.is_set():
+            raise RequestRefused("unavailable", "the daemon is stopping")
+        if action in ("stop", "cancel"):
+            self._refuse_last_gateway(service)
 
     def _find(self, name: str) -> Service:
         """Find a service by its name; a feed's by the feed's name as well."""

@@ -135,6 +135,11 @@ class FeedService:
         await self.service.stop(why)
         self.finished.set()
 
+    async def retire(self, why: str) -> None:
+        """Stop its actor for good."""
+        await self.service.retire(why)
+        self.finished.set()
+
     def close(self) -> None:
         """Let go of its segments."""
         self._reader.close()

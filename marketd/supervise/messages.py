@@ -70,8 +70,8 @@ class FeedInfo(msgspec.Struct, frozen=True):
     """What a gateway and the sampler need to read a feed.
 
     ``recorded``: its clock is what its rows say, and not the machine's. Without ``series`` it has no bars, and no step
-    ring either. ``epoch`` is its ring's: a feed of the same name and another epoch is another feed. ``epochs_path``: how
-    the epochs before have ended.
+    ring either. ``epoch`` is its ring's: a feed of the same name and another epoch is another feed. The file
+    ``epochs_path`` tells how the epochs before have ended.
     """
 
     name: str

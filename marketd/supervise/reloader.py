@@ -61,6 +61,8 @@ class Reloader:
                     await self.reload()
                 except RequestRefused:
                     continue  # the log has it
+                except Exception:
+                    log.exception("config.reload_failed")  # no reason to end a daemon that is otherwise well
 
     async def reload(self) -> ReloadResult:
         """Read the configuration and apply it; return what has changed, once it has.
@@ -85,12 +87,16 @@ class Reloader:
         made = plan(self._supervisor.config, loaded.config)
         if self._supervisor.stopping.is_set():
             raise RequestRefused("unavailable", "the daemon is stopping")
-        await self._apply(made)
+        # Half of it would be worse than none: the asker's gateway may die, and the request with it.
+        with trio.CancelScope(shield=True):
+            touched = await self._apply(made)
+        await settle(touched)
         changes = {change.key: change.action for change in made.changes}
         log.info("config.reloaded", file=str(loaded.file or ""), changes=changes, needs_restart=made.needs_restart)
         return ReloadResult(str(loaded.file or ""), made.changes, made.needs_restart)
 
-    async def _apply(self, made: ReloadPlan) -> None:
+    async def _apply(self, made: ReloadPlan) -> list[Service]:
+        """Do what the plan says; return the services that are being started."""
         supervisor = self._supervisor
         feeds = made.feeds
         added = [name for name, change in feeds.items() if change == "added"]
@@ -121,9 +127,8 @@ class Reloader:
         for gateway in supervisor.gateways:
             await supervisor.tell(gateway, "settings", gateway_settings(made.config, supervisor.paths))
         for service in restarted:
-            if service.wanted:
-                service.restart()
-        await settle([*started, *restarted])
+            service.restart()
+        return [*started, *restarted]
 
     def _make_room(self, config: Config, feeds: list[str]) -> None:
         """Make the segments of feeds: all, or none."""

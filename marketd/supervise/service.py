@@ -66,6 +66,7 @@ class Service:
         self._policy = policy or RestartPolicy()
         self._life = trio.CancelScope()
         self._wanted = True
+        self._retired = False
         self._why_stopped = ""
         self._started_s = trio.current_time()
 
@@ -100,14 +101,20 @@ class Service:
 
     def restart(self) -> None:
         """Let the actor be stopped and its successor be started at once; :attr:`settled` tells when that is there."""
-        self._renew_settled()
-        self._life.cancel()
+        if self._wanted:
+            self._renew_settled()
+            self._life.cancel()
+
+    async def retire(self, why: str = "") -> None:
+        """Stop it, and let nobody start it again: what it needs is about to go."""
+        self._retired = True
+        await self.stop(why)
 
     async def start(self, nursery: trio.Nursery, tree: Tree) -> None:
         """Start it again in this nursery, if it was stopped; what is still being stopped is waited for."""
         if not self._wanted:
             await self.complete.wait()
-        if self._wanted:  # another call was first
+        if self._wanted or self._retired:  # another call was first
             return
         self._wanted = True
         self.complete = trio.Event()

@@ -232,7 +232,7 @@ class Supervisor:
         Readers hear of it soon. Their maps of its segments last until they have let go, so the names can go at once.
         """
         feed = self.feeds[name]
-        await feed.stop("no longer configured")
+        await feed.retire("no longer configured")
         note_ends(self.paths, [name])
         del self.feeds[name]
         feed.close()
@@ -247,7 +247,7 @@ class Supervisor:
             self._nursery.start_soon(self.history.keep, self._tree)
         elif not wanted and self.history is not None:
             service, self.history = self.history, None
-            await service.stop()
+            await service.retire()
 
     async def keep_gateways(self, tree: Tree) -> None:
         """Let clients in once every feed is live or has failed for the first time, so that names are known by then."""

@@ -309,7 +309,7 @@ def test_gateway_is_restarted_by_the_client_that_asks_and_streams_go_on(tmp_path
         with md.subscribe(["*"]) as stream:
             frames = iter(stream)
             first = next(frame for frame in frames if frame.kind == "trade")
-            assert md.restart_service("gateway").detail == "is restarted now"
+            assert md.restart_service("gateway").detail == "restart is under way"
             cursor, news = first.cursor_last, []
             for frame in frames:
                 if frame.kind == "status":
@@ -369,9 +369,14 @@ def test_clients_are_listed_and_sent_away_from_any_gateway(tmp_path: Path) -> No
         assert [line["why"] for line in lines] == ["read faster", "read faster", "for a test"]
 
         # One of several gateways can be stopped, and then the last one can't.
-        assert md.stop_service("gateway.2").state == "stopped"
-        assert "only gateway" in command(daemon, "ctl", "stop", "gateway", code=1)
-        assert md.start_service("gateway.2").state == "live"
+        with connect(f"unix:{daemon.paths.socket}") as at_first:
+            assert at_first.stop_service("gateway.2").state == "stopped"
+            assert "only gateway" in command(daemon, "ctl", "stop", "gateway", code=1)
+            assert at_first.start_service("gateway.2").state == "live"
+            # Whose gateway it is hears that it is under way; then it is the other one's turn.
+            assert at_first.stop_service("gateway").detail == "stop is under way"
+        wait_for(lambda: state_of(md, "gateway") == "stopped", 20, "the stop")
+        assert md.start_service("gateway").state == "live"
 
 
 def test_log_levels_limits_and_parts_change_in_a_running_daemon(tmp_path: Path) -> None:

@@ -122,3 +122,55 @@ async def test_cancelling_a_service_leaves_no_process() -> None:
             nursery.cancel_scope.cancel()
         assert service.complete.is_set()
         assert not psutil.pid_exists(pid)
+
+
+async def test_service_is_restarted_started_again_and_cancelled_at_any_moment_and_never_once_it_is_retired() -> None:
+    """R02, R03."""
+    async with open_tree("services", LogSpec()) as tree, trio.open_nursery() as nursery:
+        service = make("run_well")
+        nursery.start_soon(service.keep, tree)
+        await until(lambda: is_live(service))
+        pids = [_pid(service)]
+        for _ in range(3):  # before the successor is up, too
+            service.restart()
+        assert service.state == "starting"
+        with trio.fail_after(20):
+            await service.settled.wait()
+        pids.append(_pid(service))
+        with trio.fail_after(20):
+            async with trio.open_nursery() as several:
+                for _ in range(3):
+                    several.start_soon(service.cancel)
+                    several.start_soon(service.stop, "asked")
+        assert (service.state, service.child, service.wanted) == ("stopped", None, False)
+        service.restart()  # changes nothing
+        assert service.state == "stopped"
+        with trio.fail_after(20):
+            async with trio.open_nursery() as several:
+                for _ in range(3):
+                    several.start_soon(service.start, nursery, tree)
+            await service.settled.wait()
+        pids.append(_pid(service))
+        assert len(set(pids)) == 3
+        assert [psutil.pid_exists(pid) for pid in pids] == [False, False, True]
+        assert service.restarts == 0
+        async with trio.open_nursery() as several:
+            several.start_soon(service.retire)
+            several.start_soon(service.start, nursery, tree)
+        await service.start(nursery, tree)
+        assert (service.state, service.wanted) == ("stopped", False)
+        assert not psutil.pid_exists(pids[-1])
+
+
+def _pid(service: Service) -> int:
+    assert service.child is not None
+    return service.child.pid
+
+
+async def test_service_that_never_gets_ready_is_stopped_without_waiting_for_that() -> None:
+    async with open_tree("services", LogSpec()) as tree, trio.open_nursery() as nursery:
+        service = make("run_never_ready", grace_s=0.5)
+        nursery.start_soon(service.keep, tree)
+        await until(lambda: service.child is not None)
+        with trio.fail_after(5):
+            await service.stop()
