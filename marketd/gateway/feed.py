@@ -50,6 +50,7 @@ class Feed:
         listeners: who follows it.
         latest: the state of its instruments, once anybody has asked for it.
         retired_s: since when it has been gone from the configuration; None while it is there.
+        left: whether it is not followed any more.
     """
 
     def __init__(self, info: FeedInfo, on_learned: Callable[[Feed], None]) -> None:
@@ -71,6 +72,7 @@ class Feed:
         self.listeners: set[Listener] = set()
         self.latest: LatestState | None = None
         self.retired_s: float | None = None
+        self.left = False
         self._following = trio.CancelScope()
         self.fanout = Fanout(self.name, self.ring, self.sort)
         self._generation = -1
@@ -94,10 +96,13 @@ class Feed:
 
     async def follow(self) -> None:
         """Move the head as the feed writes, until it is closed."""
-        with self._following:
-            while True:
-                await self._bell.wait(self._is_behind)
-                await self.advance()
+        try:
+            with self._following:
+                while True:
+                    await self._bell.wait(self._is_behind)
+                    await self.advance()
+        finally:
+            self.left = True
 
     async def advance(self) -> None:
         """Move the head to what is published now, and wake everybody who follows."""
@@ -219,13 +224,8 @@ class Feed:
         return max(cursor + 1, min(self.ring.oldest, self.ring.published + 1))
 
     def leave(self) -> None:
-        """Follow no more; then the segments can be let go of, in some later turn of the event loop."""
+        """Follow no more; once that is so, :attr:`left`, the segments can be let go of."""
         self._following.cancel()
-
-    @property
-    def left(self) -> bool:
-        """Whether it is not followed any more."""
-        return self._following.cancel_called
 
     def close(self) -> None:
         """Let go of the segments."""

@@ -81,13 +81,16 @@ class Sampler:
 
     async def follow(self, feed: FeedBars) -> None:
         """Take a feed's rows, until it is gone."""
-        with feed.following:
-            while True:
-                await feed.wait()
-                await self._catch_up(feed)
-                if feed.ended:
-                    await feed.finish()
-                await trio.sleep(PAUSE_S)
+        try:
+            with feed.following:
+                while True:
+                    await feed.wait()
+                    await self._catch_up(feed)
+                    if feed.ended:
+                        await feed.finish()
+                    await trio.sleep(PAUSE_S)
+        finally:
+            feed.unfollowed.set()
 
     async def _catch_up(self, feed: FeedBars) -> None:
         """Take all that a feed has written."""

@@ -72,6 +72,7 @@ class FeedBars:
         stopped: an operator has stopped it: whatever its table says, nothing comes.
         epoch: as its announcement said.
         following: of the task that takes its rows.
+        unfollowed: set once that task has ended.
     """
 
     def __init__(self, info: FeedInfo, lateness_ms: float, activity: Mapping[str, Sequence[str]]) -> None:
@@ -86,6 +87,7 @@ class FeedBars:
         self.stopped = info.state == "stopped"
         self.epoch = info.epoch
         self.following = trio.CancelScope()
+        self.unfollowed = trio.Event()
         self._left = False
         self.counts = SampledFeed()
         self._log = structlog.get_logger("marketd.sample").bind(feed=info.name)
@@ -152,6 +154,7 @@ class FeedBars:
     async def leave(self) -> None:
         """Let go of all segments while others may still be about to take rows or to advance: nothing comes of that."""
         self.following.cancel()
+        await self.unfollowed.wait()  # until then it touches the doorbell
         async with self._turn:
             self._left = True
             self.close()
