@@ -16,11 +16,13 @@ from marketd.cli.common import daemon_packages, exits, fail
 from marketd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from marketd.config import Config
     from marketd.paths import Paths
     from marketd.rpc.messages import FeedStatus
+    from marketd.supervise.activation import PassedSocket
+    from marketd.supervise.notify import Notifier
 
 EXAMPLE = "marketd run --config deploy/marketd.toml --log-level debug"
 LogLevel = Annotated[
@@ -51,16 +53,28 @@ def run(
 
     Without --config the file is looked for in $MARKETD_CONFIG, ~/.config/marketd/marketd.toml and
     /etc/marketd/marketd.toml. Where there is none, the daemon runs one simulated feed.
+
+    Under systemd it says when it is ready, how it stands and that it makes progress, and takes sockets that were opened
+    for it in place of gateway.listen and, by the name http, of gateway.http.
     """
     with daemon_packages():
         import structlog
 
         from marketd.config import load, search_places
         from marketd.paths import Paths
+        from marketd.supervise.activation import http_addresses, protocol_addresses, take_sockets
+        from marketd.supervise.notify import Notifier
+    notifier, passed = Notifier.from_environment(), take_sockets()
     if parent is not None:
         _end_with(parent)
     loaded, source = load(config)
-    whole = _with_options(loaded, instance, log_level, address, http)
+    whole = _with_options(
+        loaded,
+        instance,
+        log_level,
+        listen=protocol_addresses(passed) or ([] if address is None else [address]),
+        http=http_addresses(passed) or ([] if http is None else [http]),
+    )
     paths = Paths.for_instance(whole.instance, base)
     _configure_logs(whole)
     log = structlog.get_logger("marketd.cli.run")
@@ -68,7 +82,9 @@ def run(
         log.warning("config.none_found", searched=[str(place) for place in search_places()], using="one feed, sim")
     else:
         log.info("config.loaded", file=str(source), feeds=list(whole.feeds))
-    supervise(whole, paths)
+    if passed:
+        log.info("daemon.activated", sockets={sock.address: sock.name for sock in passed})
+    supervise(whole, paths, notifier=notifier, passed=passed)
 
 
 def supervise(
@@ -77,6 +93,8 @@ def supervise(
     *,
     on_ready: Callable[[list[str]], None] | None = None,
     exit_when_done: bool = False,
+    notifier: Notifier | None = None,
+    passed: Sequence[PassedSocket] = (),
 ) -> list[FeedStatus]:
     """Run the supervisor to its end; what can be seen to fail is refused before anything starts."""
     with daemon_packages():
@@ -87,18 +105,27 @@ def supervise(
         from marketd.supervise import supervisor
     if config.gateway.unix and len(os.fsencode(paths.socket)) > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(f"the path of the Unix socket is too long: {paths.socket}; or set gateway.unix = false")
-    _refuse_taken(config.gateway.listen, "--address")
-    _refuse_taken(config.gateway.http, "--http")
+    ours = {sock.address for sock in passed}  # and so they are in use
+    _refuse_taken([address for address in config.gateway.listen if address not in ours], "--address")
+    _refuse_taken([address for address in config.gateway.http if address not in ours], "--http")
     return trio.run(
-        partial(supervisor.run, config, paths, on_ready=on_ready, exit_when_done=exit_when_done),
+        partial(
+            supervisor.run,
+            config,
+            paths,
+            on_ready=on_ready,
+            exit_when_done=exit_when_done,
+            notifier=notifier,
+            passed=passed,
+        ),
         restrict_keyboard_interrupt_to_checkpoints=True,
     )
 
 
 def _with_options(
-    config: Config, instance: str | None, log_level: str | None, address: str | None, http: str | None
+    config: Config, instance: str | None, log_level: str | None, *, listen: list[str], http: list[str]
 ) -> Config:
-    """Let the command line win over the file; its values are checked as the file's are."""
+    """Let the command line and passed sockets win over the file; their values are checked as the file's are."""
     import msgspec
 
     from marketd.config import decode
@@ -108,10 +135,10 @@ def _with_options(
         table["instance"] = instance
     if log_level is not None:
         table["log"]["level"] = log_level
-    if address is not None:
-        table["gateway"]["listen"] = [address]
-    if http is not None:
-        table["gateway"]["http"] = [] if http == "none" else [http]
+    if listen:
+        table["gateway"]["listen"] = listen
+    if http:
+        table["gateway"]["http"] = [] if http == ["none"] else http
     return decode(table, "command line")
 
 

@@ -184,6 +184,7 @@ class Feed:
             last_event_ns=self.sink.last_event_ns,
             last_received_ns=self.sink.last_received_ns,
             detail="" if self._live is None else self._live.report().trouble(self.source.now_ns()),
+            quiet=self.source.quiet(),
         )
 
     def watch(self, live: VenueSource) -> None:

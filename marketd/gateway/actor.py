@@ -68,8 +68,10 @@ async def run_gateway(actor: ActorHandle) -> None:
     spec = actor.config(GatewaySpec)
     raise_file_limit(spec.limits.clients_max + OWN_FILES)
     with contextlib.ExitStack() as stack:
-        listeners = stack.enter_context(open_listeners(spec.listen, shared=spec.shared))
-        web_listeners = stack.enter_context(open_listeners(spec.http, "gateway.http", shared=spec.shared))
+        listeners = stack.enter_context(open_listeners(spec.listen, shared=spec.shared, passed=spec.passed))
+        web_listeners = stack.enter_context(
+            open_listeners(spec.http, "gateway.http", shared=spec.shared, passed=spec.passed)
+        )
         async with trio.open_nursery() as services:
             feeds = Feeds(services)
             stack.callback(feeds.close)
@@ -201,7 +203,11 @@ class Gateway:
     def report(self) -> GatewayReport:
         """What every pulse tells."""
         now_s = trio.current_time()
-        return GatewayReport([session.status(now_s) for session in self.sessions], self.served())
+        return GatewayReport(
+            [session.status(now_s) for session in self.sessions],
+            self.served(),
+            {name: feed.head for name, feed in self.feeds.by_name.items()},
+        )
 
     def served(self) -> Served:
         """What was done for all clients so far."""

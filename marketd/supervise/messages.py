@@ -25,13 +25,14 @@ class ActorSpec(msgspec.Struct, frozen=True):
     """Everything a new actor process needs to know.
 
     ``run`` is ``module:function``, an ``async def run(actor: ActorHandle) -> None``; ``config`` is that function's own
-    struct in MessagePack.
+    struct in MessagePack; ``descriptors`` are open files of ours that the process inherits, under the same numbers.
     """
 
     name: str
     run: str
     config: msgspec.Raw
     log: LogSpec = LogSpec()
+    descriptors: tuple[int, ...] = ()
 
 
 class FeedSpec(msgspec.Struct, frozen=True):
@@ -135,6 +136,7 @@ class GatewaySpec(msgspec.Struct, frozen=True):
 
     ``hosts``: names by which browsers may reach it. ``history_socket``: empty where nothing is stored. ``shared``:
     other gateways listen at the same addresses. ``first_client``: the number of its first client; theirs are others.
+    ``passed``: inherited sockets, by those of the addresses at which they listen.
     """
 
     instance: str
@@ -145,6 +147,7 @@ class GatewaySpec(msgspec.Struct, frozen=True):
     hosts: list[str] = []
     shared: bool = False
     first_client: int = 1
+    passed: dict[str, int] = {}
 
 
 # --- supervisor -> feed ---
@@ -208,7 +211,10 @@ class FeedOutage(msgspec.Struct, frozen=True):
 
 
 class FeedReport(msgspec.Struct, frozen=True):
-    """A feed's statistics, sent with every pulse, and with the notification ``finished`` when its source has ended."""
+    """A feed's statistics, sent with every pulse, and with the notification ``finished`` when its source has ended.
+
+    ``quiet``: see :meth:`backends.backend.Source.quiet`.
+    """
 
     state: FeedState
     instruments: int
@@ -218,6 +224,7 @@ class FeedReport(msgspec.Struct, frozen=True):
     last_event_ns: int
     last_received_ns: int
     detail: str = ""
+    quiet: bool = False
 
 
 class PageResult(msgspec.Struct, frozen=True):
@@ -283,10 +290,11 @@ class SampledFeed(msgspec.Struct):
 
 
 class SamplerReport(msgspec.Struct, frozen=True):
-    """The sampler's statistics, sent with every pulse."""
+    """The sampler's statistics, sent with every pulse. ``cursors``: by feed, the newest row that its bars know."""
 
     feeds: dict[str, SampledFeed]
     clock_jumps: int
+    cursors: dict[str, int] = {}
 
 
 # --- gateway -> supervisor ---
@@ -299,10 +307,11 @@ class GatewayReady(msgspec.Struct, frozen=True):
 
 
 class GatewayReport(msgspec.Struct, frozen=True):
-    """A gateway's statistics, sent with every pulse."""
+    """A gateway's statistics, sent with every pulse. ``cursors``: by feed, the newest row that its clients may read."""
 
     clients: list[ClientStatus]
     served: Served = Served()
+    cursors: dict[str, int] = {}
 
 
 class RoutePage(msgspec.Struct, frozen=True):

@@ -10,7 +10,8 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 
 import msgspec
@@ -38,7 +39,9 @@ from marketd.rpc.messages import (
     Served,
     StatusResult,
 )
+from marketd.supervise.activation import PassedSocket
 from marketd.supervise.actor import Child, Tree, open_tree
+from marketd.supervise.announce import Announcer
 from marketd.supervise.epochs import note_ends
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
@@ -69,6 +72,8 @@ from marketd.supervise.messages import (
     SamplerReport,
     SamplerSpec,
 )
+from marketd.supervise.notify import Notifier
+from marketd.supervise.progress import ActorLook, FeedLook, Look
 from marketd.supervise.segments import instance_lock, open_segments, series_of
 from marketd.supervise.service import Service
 
@@ -89,6 +94,8 @@ async def run(
     *,
     on_ready: Callable[[list[str]], None] | None = None,
     exit_when_done: bool = False,
+    notifier: Notifier | None = None,
+    passed: Sequence[PassedSocket] = (),
 ) -> list[FeedStatus]:
     """Run the daemon until SIGINT, SIGTERM or, with ``exit_when_done``, until every feed's source has ended.
 
@@ -97,6 +104,8 @@ async def run(
         paths: the instance's folders.
         on_ready: called once with the addresses that clients can connect to.
         exit_when_done: for replays.
+        notifier: to the service manager, if there is one.
+        passed: sockets that it has opened; the configuration names their addresses.
 
     Returns:
         The last status of each feed.
@@ -105,12 +114,15 @@ async def run(
         InstanceRunningError: a daemon of this instance runs already.
         SegmentError: there is no room for the rings.
     """
+    notifier = notifier or Notifier()
     paths.create()
     with instance_lock(paths, config.instance), open_segments(config, paths), _announcement(paths):
         async with open_tree(config.instance, _log_spec(config)) as tree:
-            supervisor = Supervisor(config, paths, on_ready)
+            supervisor = Supervisor(config, paths, on_ready, passed)
+            announcer = Announcer(notifier, supervisor.look, supervisor.status)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervisor.stop_on_signal)
+                nursery.start_soon(announcer.run)
                 if exit_when_done:
                     nursery.start_soon(supervisor.stop_when_finished)
                 async with trio.open_nursery() as services:
@@ -124,6 +136,7 @@ async def run(
                     services.start_soon(supervisor.tell_actors)
                     log.info("daemon.started", instance=config.instance, version=__version__, pid=os.getpid())
                     await supervisor.stopping.wait()
+                    notifier.stopping()
                     await supervisor.stop()
                     services.cancel_scope.cancel()
                 nursery.cancel_scope.cancel()
@@ -218,6 +231,12 @@ class FeedService:
         return self._present
 
     @property
+    def quiet(self) -> bool:
+        """Whether it has said why nothing comes."""
+        report = self._report()
+        return report is not None and report.quiet
+
+    @property
     def state(self) -> FeedState:
         """``finished`` once its source has ended, else what its service says."""
         return "finished" if self._final is not None and self.service.state == "live" else self.service.state
@@ -265,6 +284,11 @@ class FeedService:
         self._report()
 
 
+def _pulse_age_s(service: Service) -> float | None:
+    pulse = service.child.last_pulse if service.child is not None else None
+    return None if pulse is None else time.monotonic() - pulse.received_monotonic
+
+
 def _gateway_name(number: int) -> str:
     return f"gateway.{number + 1}" if number else "gateway"
 
@@ -295,8 +319,15 @@ def _sum(reports: list[FeedReport]) -> FeedReport:
 class Supervisor:
     """The running tree's state and what its actors may ask."""
 
-    def __init__(self, config: Config, paths: Paths, on_ready: Callable[[list[str]], None] | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        on_ready: Callable[[list[str]], None] | None,
+        passed: Sequence[PassedSocket] = (),
+    ) -> None:
         self.stopping = trio.Event()
+        self._passed = passed
         self._config = config
         self._paths = paths
         self._on_ready = on_ready
@@ -481,11 +512,12 @@ class Supervisor:
         """Make the spec of one gateway: the first one takes the addresses of the configuration and the Unix socket, and
         every other one, and each successor, the addresses that it really had."""
         gateway = self._config.gateway
+        passed = {sock.address: sock.descriptor for sock in self._passed}
         http = [address.removeprefix(HTTP_PREFIX) for address in self._addresses if address.startswith(HTTP_PREFIX)]
         listen = [address for address in self._addresses if not address.startswith(HTTP_PREFIX)] or list(gateway.listen)
         unix = f"unix:{self._paths.socket}"
-        if number:
-            listen = [address for address in listen if not address.startswith("unix:")]
+        if number:  # what was passed to us can be shared
+            listen = [address for address in listen if address in passed or not address.startswith("unix:")]
         elif gateway.unix and unix not in listen:
             listen.append(unix)
         spec = GatewaySpec(
@@ -497,8 +529,10 @@ class Supervisor:
             hosts=gateway.hosts,
             shared=gateway.processes > 1,
             first_client=1 + number * CLIENTS_OF_A_GATEWAY,
+            passed=passed,
         )
-        return _actor_spec(_gateway_name(number), "marketd.gateway.actor:run_gateway", spec, self._config)
+        actor = _actor_spec(_gateway_name(number), "marketd.gateway.actor:run_gateway", spec, self._config)
+        return msgspec.structs.replace(actor, descriptors=tuple(passed.values()))
 
     def _gateway_handlers(self, number: int, link: Link) -> None:
         link.handle("feeds", None, self._answer_feeds)
@@ -612,6 +646,33 @@ class Supervisor:
             history=self._stored(),
             served=reduce(add, (report.served for report in reports), Served()),
         )
+
+    def look(self) -> Look:
+        """What tells whether the daemon does its work."""
+        statuses = [feed.status() for feed in self.feeds.values()]
+        return Look(
+            at_s=trio.current_time(),
+            actors=[ActorLook(service.name, service.state, _pulse_age_s(service)) for service in self.services],
+            feeds=[
+                FeedLook(feed.name, feed.state, status.cursor, sum(status.messages.values()), feed.quiet)
+                for feed, status in zip(self.feeds.values(), statuses, strict=True)
+            ],
+            readers=self._read_cursors(),
+        )
+
+    def _read_cursors(self) -> dict[str, dict[str, int]]:
+        """How far gateways and sampler have read each feed, by reader and feed."""
+        reports: list[tuple[Service, type[GatewayReport] | type[SamplerReport]]] = [
+            (gateway, GatewayReport) for gateway in self.gateways
+        ]
+        if self.sampler is not None:
+            reports.append((self.sampler, SamplerReport))
+        return {
+            service.name: msgspec.msgpack.decode(service.child.last_pulse.statistics, type=kind).cursors
+            for service, kind in reports
+            if service.child is not None and service.child.last_pulse is not None
+            if len(service.child.last_pulse.statistics)
+        }
 
     def sampled(self, feed: str) -> dict[str, int]:
         """What the sampler has last counted of a feed; nothing if it has not said anything yet."""
