@@ -52,7 +52,7 @@ class Announcer:
         if not self.ready and begun(look):
             self.ready = True
             self._notifier.ready()
-        if self.ready:
+        if self.ready and self._notifier.watchdog_s:
             self._feed_watchdog(look)
         self._tell_status(await self._status(), look.at_s)
 
