@@ -49,7 +49,17 @@ done
 mv "$work" "$DESTDIR$release"
 ln -sfn "releases/${release##*/}" "$DESTDIR$PREFIX/venv.new"
 mv -T "$DESTDIR$PREFIX/venv.new" "$DESTDIR$PREFIX/venv"
-ls -1d "$DESTDIR$PREFIX"/releases/*Z | sort -t- -k2 | head -n -$RELEASES_KEPT | xargs -r rm -rf
+
+# Of the releases before, the newest stays, and whichever a daemon runs from.
+running=$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n')
+for old in "$DESTDIR$PREFIX"/releases/*Z; do
+    echo "${old##*-} $old"
+done | sort | head -n "-$RELEASES_KEPT" | while read -r _ old; do
+    case $running in
+        *"/releases/${old##*/}/"*) say "$old is in use, and stays" ;;
+        *) rm -rf "$old" ;;
+    esac
+done
 
 mkdir -p "$LOCAL/bin"
 ln -sfn "$PREFIX/venv/bin/marketd" "$LOCAL/bin/marketd"

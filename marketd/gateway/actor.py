@@ -11,6 +11,7 @@ own positions and the heads.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import socket
 from functools import partial
@@ -76,6 +77,8 @@ async def run_gateway(actor: ActorHandle) -> None:
             feeds = Feeds(services)
             stack.callback(feeds.close)
             gateway = Gateway(spec, actor.link, feeds)
+            if spec.http:  # in a thread, because it takes a second, on a busy machine five, and the pulses must go on
+                await trio.to_thread.run_sync(importlib.import_module, "marketd.web.server")
             web = _web_server(gateway, spec) if spec.http else None
             actor.link.handle("feeds_changed", list[FeedInfo], feeds.announce)
             actor.link.handle("filled", FilledRange, gateway.tell_filled)

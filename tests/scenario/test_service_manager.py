@@ -50,6 +50,7 @@ def sockets(tmp_path: Path) -> Iterator[list[tuple[str, socket.socket]]]:
         yield [("protocol", tcp), ("protocol", unix), ("http", http)]
 
 
+@pytest.mark.timeout(240)
 def test_manager_is_told_of_the_start_of_progress_of_standstills_and_of_the_end(tmp_path: Path) -> None:
     with (
         managing(tmp_path, watchdog_s=WATCHDOG_S) as manager,
@@ -118,7 +119,7 @@ processes = 2
 [feeds.sim]
 backend = "sim"
 instruments = 4
-rate_hz = 1000
+rate_hz = 200
 """
 
 
@@ -133,7 +134,7 @@ class Knocker:
         self._thread = threading.Thread(target=self._knock, daemon=True)
 
     def _knock(self) -> None:
-        while not self._enough.wait(0.05):
+        while not self._enough.wait(0.1):
             for family, address in self._addresses:
                 with socket.socket(family) as sock:
                     sock.settimeout(5)
@@ -159,18 +160,21 @@ class Reader:
         self.ranges: dict[int, list[tuple[int, int]]] = {}
         self.gaps: list[tuple[int, str, int]] = []
         self.rows = 0
+        self.returns = 0
 
     async def run(self, address: str) -> None:
-        """Follow all instruments, for ever."""
-        async with open_client(address, timeout_s=60) as md, md.subscribe(["*"], kinds=["quote"]) as stream:
+        """Follow all instruments, for ever, with all kinds that there are: so each cursor has a row or is in a gap."""
+        async with open_client(address, timeout_s=60) as md, md.subscribe(["*"], kinds=["trade", "quote"]) as stream:
             async for frame in stream:
                 self.take(frame)
 
     def take(self, frame: Frame) -> None:
         """Note a frame."""
+        if frame.state == "reconnected":
+            self.returns, self.rows = self.returns + 1, 0
         if not frame.epoch:
             return
-        self.rows += len(frame) if frame.kind == "quote" else 0
+        self.rows += len(frame)
         self.ranges.setdefault(frame.epoch, []).append((frame.cursor_first, frame.cursor_last))
         if frame.kind == "gap":
             columns = frame.columns
@@ -178,6 +182,7 @@ class Reader:
                 self.gaps.append((frame.epoch, GapReason(reason).name, lost))
 
 
+@pytest.mark.timeout(300)  # four starts of a gateway and two of a daemon, beside fifty busy clients
 async def test_nobody_is_refused_and_nothing_is_lost_unsaid_when_gateways_and_daemon_are_replaced(
     tmp_path: Path, sockets: list[tuple[str, socket.socket]]
 ) -> None:
@@ -187,8 +192,9 @@ async def test_nobody_is_refused_and_nothing_is_lost_unsaid_when_gateways_and_da
     knocker = Knocker([(socket.AF_INET, tcp), (socket.AF_UNIX, unix), (socket.AF_INET, http)])
     readers = [Reader() for _ in range(CLIENTS)]
 
-    def all_have(epochs: int, rows: int) -> bool:
-        return all(len(reader.ranges) >= epochs and reader.rows >= rows for reader in readers)
+    def all_have(rows: int, *, returns: int) -> bool:
+        """Whether all have come back so often, and have had so many rows since then."""
+        return all(reader.returns >= returns and reader.rows >= rows for reader in readers)
 
     with managing(tmp_path, sockets=sockets) as manager, knocker:
         async with trio.open_nursery() as nursery:
@@ -199,20 +205,18 @@ async def test_nobody_is_refused_and_nothing_is_lost_unsaid_when_gateways_and_da
                 daemon.addresses = json.loads(daemon.paths.addresses.read_text())
                 assert sorted(daemon.addresses) == sorted([address, f"unix:{unix}", f"http://{http[0]}:{http[1]}"])
                 assert await trio.to_thread.run_sync(is_ready, http)
-                await until(lambda: all_have(1, 1000), "rows for everybody")
+                await until(lambda: all_have(200, returns=0), "rows for everybody")
                 pids = await trio.to_thread.run_sync(daemon.pids)
                 for name in ("gateway", "gateway.2"):
                     os.kill(pids[name], signal.SIGKILL)
-                had = max(reader.rows for reader in readers)
-                await until(lambda: all_have(1, had + 500), "everybody to be back at the new gateways")
+                await until(lambda: all_have(200, returns=1), "everybody to be back at the new gateways")
                 await trio.to_thread.run_sync(daemon.stop)
-            had = max(reader.rows for reader in readers)
             with running(tmp_path, ACTIVATED, instance="activated", wait=False, manager=manager):
                 await until(lambda: len(manager.said("READY")) == 2, "the new daemon to be ready")
-                await until(lambda: all_have(2, had + 500), "everybody to be back at the new daemon")
+                await until(lambda: all_have(200, returns=2), "everybody to be back at the new daemon")
                 assert await trio.to_thread.run_sync(is_ready, http)
                 nursery.cancel_scope.cancel()
-    assert knocker.knocks > 100
+    assert knocker.knocks >= 30
     assert not knocker.refused
     old_epoch, new_epoch = readers[0].ranges
     end = read_ends(daemon.paths.epochs("sim"))[old_epoch]
@@ -220,8 +224,9 @@ async def test_nobody_is_refused_and_nothing_is_lost_unsaid_when_gateways_and_da
     assert max(reached) == end, "a daemon that stops gives out all it has"
     for reader in readers:
         assert list(reader.ranges) == [old_epoch, new_epoch], "each epoch once, in order"
-        for ranges in reader.ranges.values():
-            assert all(after[0] == before[1] + 1 for before, after in itertools.pairwise(ranges))
+        for epoch, ranges in reader.ranges.items():
+            seams = [(before, after) for before, after in itertools.pairwise(ranges) if after[0] != before[1] + 1]
+            assert not seams, f"a hole, or something twice, in {'the new' if epoch == new_epoch else 'the old'} epoch"
         # Whether it had the old one to its end or not: that there may be more is told, and nothing else is missing.
         assert reader.ranges[new_epoch][0][0] == 1
         assert reader.gaps[0] == (new_epoch, "EPOCH", -1)
