@@ -118,7 +118,7 @@ async def run(
     paths.create()
     with instance_lock(paths, config.instance), open_segments(config, paths), _announcement(paths):
         async with open_tree(config.instance, _log_spec(config)) as tree:
-            supervisor = Supervisor(config, paths, on_ready, passed)
+            supervisor = Supervisor(config, paths, on_ready, notifier, passed)
             announcer = Announcer(notifier, supervisor.look, supervisor.status)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervisor.stop_on_signal)
@@ -136,7 +136,6 @@ async def run(
                     services.start_soon(supervisor.tell_actors)
                     log.info("daemon.started", instance=config.instance, version=__version__, pid=os.getpid())
                     await supervisor.stopping.wait()
-                    notifier.stopping()
                     await supervisor.stop()
                     services.cancel_scope.cancel()
                 nursery.cancel_scope.cancel()
@@ -317,16 +316,23 @@ def _sum(reports: list[FeedReport]) -> FeedReport:
 
 
 class Supervisor:
-    """The running tree's state and what its actors may ask."""
+    """The running tree's state and what its actors may ask.
+
+    Attributes:
+        stopping: set when everything is to end.
+        notifier: to the service manager.
+    """
 
     def __init__(
         self,
         config: Config,
         paths: Paths,
         on_ready: Callable[[list[str]], None] | None,
+        notifier: Notifier | None = None,
         passed: Sequence[PassedSocket] = (),
     ) -> None:
         self.stopping = trio.Event()
+        self.notifier = notifier or Notifier()
         self._passed = passed
         self._config = config
         self._paths = paths
@@ -369,6 +375,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Stop the feeds, then who reads them; the gateway first gives its clients what the others had written."""
+        self.notifier.stopping()
         async with trio.open_nursery() as nursery:
             for feed in self.feeds.values():
                 feed.keep_last_report()

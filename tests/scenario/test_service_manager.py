@@ -23,14 +23,18 @@ import trio
 from marketd.client import Frame, connect, open_client
 from marketd.model import GapReason
 from marketd.supervise.epochs import read_ends
+from tests.conftest import PROJECT
 from tests.scenario.daemon import running, wait_for
 from tests.scenario.service_manager import ServiceManager, managing
 
 CONFIG = """
 [gateway]
 listen = ["127.0.0.1:0"]
+http = ["127.0.0.1:0"]
 [bars]
-periods = ["1s"]
+periods = ["1s", "1m"]
+[history]
+periods = ["1m"]
 [feeds.sim]
 backend = "sim"
 instruments = 4
@@ -66,6 +70,9 @@ def test_manager_is_told_of_the_start_of_progress_of_standstills_and_of_the_end(
         assert "WATCHDOG" not in order[: order.index("READY")]
         assert manager.said("STATUS")[0] == "starting; 0 of 1 feeds live, 0 instruments, 0 rows, 0 clients"
         daemon.wait_ready()
+        known = exposed(next(address for address in daemon.addresses if address.startswith("http://")))
+        for name in ("alerts.yml", "grafana.json"):
+            assert metrics_in(name) <= known, f"deploy/{name} has metrics that the daemon does not expose"
         pids = daemon.pids()
         for name in ("feed.sim", "sampler", "gateway", "supervisor"):
             wait_for(lambda: manager.silence_s("WATCHDOG") < WATCHDOG_S, 30, "the watchdog to be fed")
@@ -80,6 +87,22 @@ def test_manager_is_told_of_the_start_of_progress_of_standstills_and_of_the_end(
         daemon.stop()
         wait_for(lambda: manager.said("STOPPING"), 5, "STOPPING=1")
         assert len(manager.said("READY")) == 1
+
+
+def exposed(address: str) -> set[str]:
+    """The names of all metrics, as rules may have them."""
+    text = urllib.request.urlopen(f"{address}/metrics", timeout=10).read().decode()
+    kinds = re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
+    histograms = [name for name, kind in kinds if kind == "histogram"]
+    parts = {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
+    return {name for name, _ in kinds} | parts
+
+
+def metrics_in(name: str) -> set[str]:
+    """The metrics that the rules or the dashboard ask for."""
+    found = set(re.findall(r"\bmarketd_\w+", (PROJECT / "deploy" / name).read_text()))
+    assert len(found) > 8
+    return found
 
 
 def one_client() -> str:
