@@ -4,14 +4,16 @@
 # make lint    ruff and mypy
 # make bench   the benchmarks, each beside its baseline (BENCH_FLAGS=--json for one JSON object a figure)
 # make soak    the long tests
+# make install the daemon on this machine, for systemd, as root (DESTDIR=/folder for a package, PREFIX=/opt/marketd)
 
 UV := uv==0.13.9
 READY := .venv/.ready
 BIN := .venv/bin
 BENCHMARKS := ingest ring_latency fanout websocket flood live_feed bars steps idle
+PREFIX ?= /opt/marketd
 PYTEST ?= $(BIN)/python -m pytest
 
-.PHONY: setup run test lint format bench soak clean
+.PHONY: setup run test lint format bench soak install clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -49,6 +51,9 @@ bench: $(READY)
 
 soak: $(READY)
 	$(PYTEST) -m soak --timeout 7200
+
+install: $(READY)
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UV='$(CURDIR)/$(BIN)/uv' sh deploy/install.sh
 
 clean:
 	rm -rf .venv .marketd .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -145,6 +145,12 @@ class Source(Protocol):
         """What has become of the messages so far."""
         ...
 
+    def quiet(self) -> bool:
+        """Whether it knows why nothing comes: the venue is closed or away, nobody wants anything, or its connections
+        were found to be in order just now. A source that brings nothing and is not quiet has a fault that it does not
+        see."""
+        ...
+
 
 class VenueProtocol(Protocol):
     """Sans-I/O: one connection to a venue. Bytes in, rows and replies out; it never waits and never asks the time."""

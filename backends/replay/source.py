@@ -60,6 +60,7 @@ class ReplaySource:
         self._clock = RecordingClock(math.inf if config.speed == "max" else config.speed)
         self._tracks = [open_track(Path(name)) for name in config.files]
         self._gate: Gate | None = None
+        self._due_ns: int | None = None  # of the next moment, once it plays
         self._begun = trio.Event()
         if not config.wait_client:
             self._begun.set()
@@ -91,6 +92,10 @@ class ReplaySource:
         for track in self._tracks:
             total.add(track.counts())
         return total
+
+    def quiet(self) -> bool:
+        """See :class:`backends.backend.Source`: it waits for a client, or for what was recorded to be due."""
+        return self._due_ns is None or self._clock.now_ns() < self._due_ns
 
     async def run(self, sink: Sink) -> None:
         """See :class:`backends.backend.Source`."""
@@ -140,6 +145,7 @@ class ReplaySource:
                 late = self._at_max or self._clock.now_ns() >= moment.time_ns
                 if not late or unpublished >= BATCH_MESSAGES:
                     sink.publish()
+                    self._due_ns = moment.time_ns
                     await self._clock.sleep_until(moment.time_ns)
                     unpublished = 0
                 reached_ns = moment.time_ns

@@ -82,6 +82,10 @@ class SimSource:
         """See :class:`backends.backend.Source`: each row counts as one message."""
         return self._counts
 
+    def quiet(self) -> bool:
+        """See :class:`backends.backend.Source`."""
+        return self._state is not State.LIVE
+
     async def run(self, sink: Sink) -> None:
         """See :class:`backends.backend.Source`. Never returns."""
         self._start(sink)

@@ -16,11 +16,13 @@ from marketd.cli.common import daemon_packages, exits, fail
 from marketd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from marketd.config import Config
     from marketd.paths import Paths
     from marketd.rpc.messages import FeedStatus
+    from marketd.supervise.activation import PassedSocket
+    from marketd.supervise.notify import Notifier
     from marketd.supervise.reloader import Loaded
 
 EXAMPLE = "marketd run --config deploy/marketd.toml --log-level debug"
@@ -54,19 +56,29 @@ def run(
 
     Without --config the file is looked for in $MARKETD_CONFIG, ~/.config/marketd/marketd.toml and
     /etc/marketd/marketd.toml. Where there is none, the daemon runs one simulated feed.
+
+    Under systemd it says when it is ready, how it stands and that it makes progress, and takes sockets that were opened
+    for it in place of gateway.listen and, by the name http, of gateway.http.
     """
     with daemon_packages():
         import structlog
 
         from marketd.config import load, search_places
         from marketd.paths import Paths
+        from marketd.supervise.activation import http_addresses, protocol_addresses, take_sockets
+        from marketd.supervise.notify import Notifier
         from marketd.supervise.reloader import Loaded
+    notifier, passed = Notifier.from_environment(), take_sockets()
     if parent is not None:
         _end_with(parent)
 
     def read() -> Loaded:
         loaded, source = load(config)
-        return Loaded(_with_options(loaded, instance, log_level, address, http), source)
+        listen = protocol_addresses(passed) or ([] if address is None else [address])
+        whole = _with_options(
+            loaded, instance, log_level, listen=listen, http=http_addresses(passed) or ([] if http is None else [http])
+        )
+        return Loaded(whole, source)
 
     whole, source = read()
     paths = Paths.for_instance(whole.instance, base)
@@ -76,7 +88,9 @@ def run(
         log.warning("config.none_found", searched=[str(place) for place in search_places()], using="one feed, sim")
     else:
         log.info("config.loaded", file=str(source), feeds=list(whole.feeds))
-    supervise(whole, paths, read_again=read)
+    if passed:
+        log.info("daemon.activated", sockets={sock.address: sock.name for sock in passed})
+    supervise(whole, paths, read_again=read, notifier=notifier, passed=passed)
 
 
 def supervise(
@@ -86,6 +100,8 @@ def supervise(
     on_ready: Callable[[list[str]], None] | None = None,
     exit_when_done: bool = False,
     read_again: Callable[[], Loaded] | None = None,
+    notifier: Notifier | None = None,
+    passed: Sequence[PassedSocket] = (),
 ) -> list[FeedStatus]:
     """Run the supervisor to its end; what can be seen to fail is refused before anything starts."""
     with daemon_packages():
@@ -96,18 +112,28 @@ def supervise(
         from marketd.supervise import supervisor
     if config.gateway.unix and len(os.fsencode(paths.socket)) > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(f"the path of the Unix socket is too long: {paths.socket}; or set gateway.unix = false")
-    _refuse_taken(config.gateway.listen, "--address")
-    _refuse_taken(config.gateway.http, "--http")
+    ours = {sock.address for sock in passed}  # and so they are in use
+    _refuse_taken([address for address in config.gateway.listen if address not in ours], "--address")
+    _refuse_taken([address for address in config.gateway.http if address not in ours], "--http")
     return trio.run(
-        partial(supervisor.run, config, paths, on_ready=on_ready, exit_when_done=exit_when_done, read_again=read_again),
+        partial(
+            supervisor.run,
+            config,
+            paths,
+            on_ready=on_ready,
+            exit_when_done=exit_when_done,
+            read_again=read_again,
+            notifier=notifier,
+            passed=passed,
+        ),
         restrict_keyboard_interrupt_to_checkpoints=True,
     )
 
 
 def _with_options(
-    config: Config, instance: str | None, log_level: str | None, address: str | None, http: str | None
+    config: Config, instance: str | None, log_level: str | None, *, listen: list[str], http: list[str]
 ) -> Config:
-    """Let the command line win over the file; its values are checked as the file's are."""
+    """Let the command line and passed sockets win over the file; their values are checked as the file's are."""
     import msgspec
 
     from marketd.config import decode
@@ -117,10 +143,10 @@ def _with_options(
         table["instance"] = instance
     if log_level is not None:
         table["log"]["level"] = log_level
-    if address is not None:
-        table["gateway"]["listen"] = [address]
-    if http is not None:
-        table["gateway"]["http"] = [] if http == "none" else [http]
+    if listen:
+        table["gateway"]["listen"] = listen
+    if http:
+        table["gateway"]["http"] = [] if http == ["none"] else http
     return decode(table, "command line")
 
 

@@ -192,6 +192,7 @@ class Feed:
             last_received_ns=self.sink.last_received_ns,
             detail="" if venue is None else venue.trouble(self.source.now_ns()),
             reached=self._reached,
+            quiet=self.source.quiet(),
         )
 
     def watch(self, live: VenueSource) -> None:

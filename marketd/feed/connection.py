@@ -269,6 +269,8 @@ class Connection:
             if verdict in (Verdict.DEAD, Verdict.SILENT):
                 silence_s = now_s - self._message_s
                 self.leave(Outcome(verdict.value, f"no message for {silence_s:.1f} s", GapReason.STALE))
+            else:
+                dialogue.vouched_ns = now_ns
             if verdict is Verdict.PROBE or now_s - pinged_s >= ping_every_s:
                 pinged_s = now_s
                 self._ping_due = True

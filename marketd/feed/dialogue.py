@@ -60,6 +60,7 @@ class Dialogue:
         settled: whether every instrument has been acked or refused once.
         expiring: whether the venue has announced that it will cut the connection.
         outcome: set when the connection should be left.
+        vouched_ns: when the connection was last looked at and found in order, however quiet it is.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Dialogue:
         self.settled = False
         self.expiring = False
         self.outcome: Outcome | None = None
+        self.vouched_ns = 0
         self._refused = refused
         self._log = log
         self._wanted: dict[str, MktPair] = {}

@@ -35,6 +35,7 @@ from marketd.retry import backoff_s
 LIST_TIMEOUT_S = 60.0
 LIST_RETRY_S = 60.0  # at most, between two attempts to get the list
 CONNECT_BUCKET = "connect"
+VOUCHED_TIMEOUTS = 3  # a connection is looked at once in each timeout
 SHOWN_MAX = 20
 
 
@@ -109,6 +110,13 @@ class VenueSource:
         for route in self._routes:
             total.add(route.around.counts())
         return total
+
+    def quiet(self) -> bool:
+        """See :class:`backends.backend.Source`: whatever is not in order is told by the report already."""
+        now_ns = self._clock.now_ns()
+        oldest_ns = now_ns - round(VOUCHED_TIMEOUTS * self._config.msg_recv_timeout_s * SECOND_NS)
+        open_ones = [dialogue for route in self._routes for dialogue in route.around.dialogues]
+        return bool(self.report().trouble(now_ns)) or all(one.vouched_ns >= oldest_ns for one in open_ones)
 
     async def run(self, sink: Sink) -> None:
         """See :class:`backends.backend.Source`. Never returns."""

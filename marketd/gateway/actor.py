@@ -11,6 +11,7 @@ own positions and the heads.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import socket
 from functools import partial
@@ -70,12 +71,16 @@ async def run_gateway(actor: ActorHandle) -> None:
     spec = actor.config(GatewaySpec)
     raise_file_limit(spec.limits.clients_max + OWN_FILES)
     with contextlib.ExitStack() as stack:
-        listeners = stack.enter_context(open_listeners(spec.listen, shared=spec.shared))
-        web_listeners = stack.enter_context(open_listeners(spec.http, "gateway.http", shared=spec.shared))
+        listeners = stack.enter_context(open_listeners(spec.listen, shared=spec.shared, passed=spec.passed))
+        web_listeners = stack.enter_context(
+            open_listeners(spec.http, "gateway.http", shared=spec.shared, passed=spec.passed)
+        )
         async with trio.open_nursery() as services:
             feeds = Feeds(services)
             stack.callback(feeds.close)
             gateway = Gateway(spec, actor.link, feeds)
+            if spec.http:  # in a thread, because it takes a second, on a busy machine five, and the pulses must go on
+                await trio.to_thread.run_sync(importlib.import_module, "marketd.web.server")
             web = _web_server(gateway, spec) if spec.http else None
             actor.link.handle("feeds_changed", list[FeedInfo], feeds.announce)
             actor.link.handle("filled", FilledRange, gateway.tell_filled)
@@ -206,8 +211,13 @@ class Gateway:
     def report(self) -> GatewayReport:
         """What every pulse tells."""
         now_s = trio.current_time()
-        feeds = {name: feed.epoch for name, feed in self.feeds.by_name.items()}
-        return GatewayReport([session.status(now_s) for session in self.sessions], self.served(), feeds)
+        feeds = self.feeds.by_name
+        return GatewayReport(
+            [session.status(now_s) for session in self.sessions],
+            self.served(),
+            feeds={name: feed.epoch for name, feed in feeds.items()},
+            cursors={name: feed.head for name, feed in feeds.items()},
+        )
 
     def served(self) -> Served:
         """What was done for all clients so far."""

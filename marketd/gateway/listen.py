@@ -10,7 +10,7 @@ import socket
 import stat
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -35,21 +35,32 @@ class _HasFileno(Protocol):
 
 @contextlib.contextmanager
 def open_listeners(
-    addresses: list[str], key: str = "gateway.listen", *, shared: bool = False
+    addresses: list[str],
+    key: str = "gateway.listen",
+    *,
+    shared: bool = False,
+    passed: Mapping[str, int] | None = None,
 ) -> Iterator[list[socket.socket]]:
     """Listen on ``host:port`` and ``unix:/path`` addresses; leaving it closes them and removes the socket files.
 
     Args:
         key: of the configuration, where the addresses are.
         shared: let other gateways listen at the TCP addresses too; the kernel spreads connections over them.
+        passed: addresses whose sockets were inherited, and their descriptors. Those listen already, and go on when we
+            have closed ours; their files are not ours.
 
     Raises:
         ConfigError: one of them can't be listened on; the text says which and why.
     """
+    inherited = passed or {}
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(
-                _open_unix(address, key) if address.startswith(UNIX_PREFIX) else _open_tcp(address, key, shared=shared)
+                _inherit(inherited[address])
+                if address in inherited
+                else _open_unix(address, key)
+                if address.startswith(UNIX_PREFIX)
+                else _open_tcp(address, key, shared=shared)
             )
             for address in addresses
         ]
@@ -123,6 +134,14 @@ def _refusal(address: str, key: str, error: OSError | str) -> ConfigError:
         f"{key}: can't listen on {address}: {reason}; give host:port (port 0 takes a free one) or unix:/path, "
         "none of them in use by another program"
     )
+
+
+@contextlib.contextmanager
+def _inherit(descriptor: int) -> Iterator[socket.socket]:
+    os.set_inheritable(descriptor, False)
+    with socket.socket(fileno=descriptor) as listener:
+        listener.setblocking(False)
+        yield listener
 
 
 @contextlib.contextmanager

@@ -189,6 +189,7 @@ class _Carrier:
             [sys.executable, "-P", "-m", "marketd.supervise.child", str(os.getpid()), *self._uid, str(port)],
             stdin=subprocess.DEVNULL,
             env=environment,
+            pass_fds=self._spec.descriptors,
         )
 
     async def send(self, message: bytes) -> None:

@@ -89,6 +89,12 @@ class FeedService:
         report = self._report()
         return report.detail if self.state == "live" and report is not None and not report.reached else None
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it has said why nothing comes."""
+        report = self._report()
+        return report is not None and report.quiet
+
     def info(self) -> FeedInfo:
         """What a gateway and the sampler need to read it."""
         path = self._paths.segment

@@ -25,13 +25,15 @@ class ActorSpec(msgspec.Struct, frozen=True):
     """Everything a new actor process needs to know.
 
     ``run`` is ``module:function``, an ``async def run(actor: ActorHandle) -> None``; ``config`` is that function's own
-    struct in MessagePack. Without ``log`` it speaks as its tree does.
+    struct in MessagePack. Without ``log`` it speaks as its tree does. ``descriptors`` are open files of ours that the
+    process inherits, under the same numbers.
     """
 
     name: str
     run: str
     config: msgspec.Raw
     log: LogSpec | None = None
+    descriptors: tuple[int, ...] = ()
 
 
 class FeedSpec(msgspec.Struct, frozen=True):
@@ -137,6 +139,7 @@ class GatewaySpec(msgspec.Struct, frozen=True):
 
     ``hosts``: names by which browsers may reach it. ``history_socket``: empty where nothing is stored. ``shared``:
     other gateways listen at the same addresses. ``first_client``: the number of its first client; theirs are others.
+    ``passed``: inherited sockets, by those of the addresses at which they listen.
     """
 
     instance: str
@@ -147,6 +150,7 @@ class GatewaySpec(msgspec.Struct, frozen=True):
     hosts: list[str] = []
     shared: bool = False
     first_client: int = 1
+    passed: dict[str, int] = {}
 
 
 # --- supervisor -> gateway ---
@@ -235,7 +239,8 @@ class FeedOutage(msgspec.Struct, frozen=True):
 class FeedReport(msgspec.Struct, frozen=True):
     """A feed's statistics, sent with every pulse, and with the notification ``finished`` when its source has ended.
 
-    ``reached``: its venue has been reached, in this life: what is wanted of it could be had.
+    ``reached``: its venue has been reached, in this life: what is wanted of it could be had. ``quiet``: see
+    :meth:`backends.backend.Source.quiet`.
     """
 
     state: FeedState
@@ -247,6 +252,7 @@ class FeedReport(msgspec.Struct, frozen=True):
     last_received_ns: int
     detail: str = ""
     reached: bool = True
+    quiet: bool = False
 
 
 class PageResult(msgspec.Struct, frozen=True):
@@ -312,10 +318,11 @@ class SampledFeed(msgspec.Struct):
 
 
 class SamplerReport(msgspec.Struct, frozen=True):
-    """The sampler's statistics, sent with every pulse."""
+    """The sampler's statistics, sent with every pulse. ``cursors``: by feed, the newest row that its bars know."""
 
     feeds: dict[str, SampledFeed]
     clock_jumps: int
+    cursors: dict[str, int] = {}
 
 
 # --- gateway -> supervisor ---
@@ -328,11 +335,16 @@ class GatewayReady(msgspec.Struct, frozen=True):
 
 
 class GatewayReport(msgspec.Struct, frozen=True):
-    """A gateway's statistics, sent with every pulse. ``feeds``: those that it reads, with the epochs of their rings."""
+    """A gateway's statistics, sent with every pulse.
+
+    ``feeds``: those that it reads, with the epochs of their rings; ``cursors``: the newest row of each that its clients
+    may read.
+    """
 
     clients: list[ClientStatus]
     served: Served = Served()
     feeds: dict[str, int] = {}
+    cursors: dict[str, int] = {}
 
 
 class RoutePage(msgspec.Struct, frozen=True):

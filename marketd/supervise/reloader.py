@@ -75,8 +75,22 @@ class Reloader:
             text = "this daemon was not started from a configuration file: there is nothing to read again"
             raise RequestRefused("unavailable", text)
         async with self._turn:
-            with _announced():
+            with self._announced():
                 return await self._reload(self._read)
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """Tell whoever looks after the daemon that it reloads, and that it is done."""
+        log.info("daemon.reloading")
+        notifier = self._supervisor.notifier
+        if not notifier.told_ready:  # it is part of the start
+            yield
+            return
+        notifier.reloading()
+        try:
+            yield
+        finally:
+            notifier.ready()
 
     async def _reload(self, read: Callable[[], Loaded]) -> ReloadResult:
         try:
@@ -162,10 +176,3 @@ async def settle(services: list[Service]) -> None:
         for service in services:
             if service.wanted:
                 await service.settled.wait()
-
-
-@contextmanager
-def _announced() -> Iterator[None]:
-    """Tell whoever looks after the daemon that it reloads, and that it is done. Service managers are told here."""
-    log.info("daemon.reloading")
-    yield

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
 from backends import backend as backends
@@ -96,19 +99,22 @@ def gateway_settings(config: Config, paths: Paths) -> GatewaySettings:
     return GatewaySettings(config.gateway.limits, str(paths.history_socket) if stores_history(config) else "")
 
 
-def gateway_spec(config: Config, paths: Paths, number: int, had: list[str]) -> ActorSpec:
+def gateway_spec(
+    config: Config, paths: Paths, number: int, had: list[str], passed: Mapping[str, int] = MappingProxyType({})
+) -> ActorSpec:
     """Make the spec of one gateway.
 
     Args:
         number: the first one, 0, takes the addresses of the configuration and the Unix socket.
         had: the addresses that it really had; every other one, and each successor, takes these.
+        passed: sockets that are open already, by their addresses; all gateways share them.
     """
     gateway = config.gateway
     http = [address.removeprefix(HTTP_PREFIX) for address in had if address.startswith(HTTP_PREFIX)]
     listen = [address for address in had if not address.startswith(HTTP_PREFIX)] or list(gateway.listen)
     unix = f"unix:{paths.socket}"
     if number:
-        listen = [address for address in listen if not address.startswith("unix:")]
+        listen = [address for address in listen if address in passed or not address.startswith("unix:")]
     elif gateway.unix and unix not in listen:
         listen.append(unix)
     settings = gateway_settings(config, paths)
@@ -121,8 +127,10 @@ def gateway_spec(config: Config, paths: Paths, number: int, had: list[str]) -> A
         hosts=gateway.hosts,
         shared=gateway.processes > 1,
         first_client=1 + number * CLIENTS_OF_A_GATEWAY,
+        passed=dict(passed),
     )
-    return _actor(gateway_name(number), "marketd.gateway.actor:run_gateway", spec)
+    actor = _actor(gateway_name(number), "marketd.gateway.actor:run_gateway", spec)
+    return msgspec.structs.replace(actor, descriptors=tuple(passed.values()))
 
 
 def _actor(name: str, run: str, config: msgspec.Struct) -> ActorSpec:

@@ -10,7 +10,8 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial, reduce
 
 import msgspec
@@ -36,8 +37,10 @@ from marketd.rpc.messages import (
     Served,
     StatusResult,
 )
+from marketd.supervise.activation import PassedSocket
 from marketd.supervise.actor import Child, Tree, open_tree
 from marketd.supervise.admin import ROOT, Admin
+from marketd.supervise.announce import Announcer
 from marketd.supervise.epochs import note_ends
 from marketd.supervise.feed import FeedService
 from marketd.supervise.handle import configure_log
@@ -63,6 +66,8 @@ from marketd.supervise.messages import (
     RouteSearch,
     SamplerReport,
 )
+from marketd.supervise.notify import Notifier
+from marketd.supervise.progress import ActorLook, FeedLook, Look
 from marketd.supervise.readiness import problems as readiness_problems
 from marketd.supervise.reloader import Loaded, Reloader
 from marketd.supervise.segments import instance_lock, open_segments, sweep
@@ -93,6 +98,8 @@ async def run(
     on_ready: Callable[[list[str]], None] | None = None,
     exit_when_done: bool = False,
     read_again: Callable[[], Loaded] | None = None,
+    notifier: Notifier | None = None,
+    passed: Sequence[PassedSocket] = (),
 ) -> list[FeedStatus]:
     """Run the daemon until SIGINT, SIGTERM or, with ``exit_when_done``, until every feed's source has ended.
 
@@ -103,6 +110,8 @@ async def run(
         exit_when_done: for replays.
         read_again: reads the configuration as it is by then, and says from where; in a thread, for each SIGHUP and
             request to reload. None where there is no file: then SIGHUP ends the daemon, as SIGTERM does.
+        notifier: to the service manager, if there is one.
+        passed: sockets that it has opened; the configuration names their addresses.
 
     Returns:
         The last status of each feed.
@@ -111,16 +120,19 @@ async def run(
         InstanceRunningError: a daemon of this instance runs already.
         SegmentError: there is no room for the rings.
     """
+    notifier = notifier or Notifier()
     paths.create()
     levels = LogLevels(log_spec(config))
     with instance_lock(paths, config.instance), open_segments(config, paths), _announcement(paths):
         async with open_tree(config.instance, levels.of) as tree:
-            supervisor = Supervisor(config, paths, levels, on_ready)
+            supervisor = Supervisor(config, paths, levels, on_ready, notifier, passed)
+            announcer = Announcer(notifier, supervisor.look, supervisor.status)
             reloader = Reloader(supervisor, read_again)
             supervisor.admit(Admin(supervisor, reloader))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervisor.stop_on_signal)
                 nursery.start_soon(reloader.reload_on_signal)
+                nursery.start_soon(announcer.run)
                 if exit_when_done:
                     nursery.start_soon(supervisor.stop_when_finished)
                 async with trio.open_nursery() as services:
@@ -151,6 +163,11 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+def _pulse_age_s(service: Service) -> float | None:
+    pulse = service.child.last_pulse if service.child is not None else None
+    return None if pulse is None else time.monotonic() - pulse.received_monotonic
+
+
 class Supervisor:
     """The running tree's state and what its actors may ask.
 
@@ -159,6 +176,7 @@ class Supervisor:
         paths: the instance's folders.
         levels: how each actor's log speaks.
         stopping: set once the daemon is to end.
+        notifier: to the service manager.
         feeds: by name. ``sampler`` and ``history`` are None where they have nothing to do.
     """
 
@@ -168,8 +186,12 @@ class Supervisor:
         paths: Paths,
         levels: LogLevels | None = None,
         on_ready: Callable[[list[str]], None] | None = None,
+        notifier: Notifier | None = None,
+        passed: Sequence[PassedSocket] = (),
     ) -> None:
         self.stopping = trio.Event()
+        self.notifier = notifier or Notifier()
+        self._passed = {sock.address: sock.descriptor for sock in passed}
         self.config = config
         self.paths = paths
         self.levels = levels or LogLevels(log_spec(config))
@@ -270,6 +292,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Stop the feeds, then who reads them; the gateway first gives its clients what the others had written."""
+        self.notifier.stopping()
         async with trio.open_nursery() as nursery:
             for feed in self.feeds.values():
                 nursery.start_soon(feed.stop)
@@ -375,7 +398,7 @@ class Supervisor:
     def _gateway_service(self, number: int) -> Service:
         return Service(
             gateway_name(number),
-            lambda: gateway_spec(self.config, self.paths, number, self._addresses),
+            lambda: gateway_spec(self.config, self.paths, number, self._addresses, self._passed),
             partial(self._gateway_handlers, number),
             self.feeds_changed,
             on_ready=partial(self._gateway_ready, number),
@@ -528,6 +551,22 @@ class Supervisor:
         report = self.sampler.report(SamplerReport) if self.sampler is not None else None
         sampled = {name: msgspec.structs.asdict(counts) for name, counts in report.feeds.items()} if report else {}
         return [feed.status(sampled.get(feed.name, {})) for feed in self.feeds.values()]
+
+    def look(self) -> Look:
+        """What tells whether the daemon does its work."""
+        reports = self.gateway_reports()
+        read = {name: report.cursors for name, report in reports.items()}
+        if self.sampler is not None and (sampled := self.sampler.report(SamplerReport)):
+            read[self.sampler.name] = sampled.cursors
+        return Look(
+            at_s=trio.current_time(),
+            actors=[ActorLook(service.name, service.state, _pulse_age_s(service)) for service in self.services],
+            feeds=[
+                FeedLook(feed.name, feed.state, status.cursor, sum(status.messages.values()), feed.quiet)
+                for feed, status in zip(self.feeds.values(), self.feed_statuses(), strict=True)
+            ],
+            readers=read,
+        )
 
     def gateway_reports(self) -> dict[str, GatewayReport]:
         """What each gateway has last said."""

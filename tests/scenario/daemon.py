@@ -19,6 +19,7 @@ import psutil
 
 from marketd.client import CannotConnect, connect
 from marketd.paths import Paths
+from tests.scenario.service_manager import ServiceManager
 
 START_TIMEOUT_S = 60.0
 _numbers = itertools.count(1)
@@ -102,11 +103,19 @@ def compile_bars() -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path, config: str, *, instance: str | None = None, wait: bool = True) -> Iterator[Daemon]:
+def running(
+    folder: Path,
+    config: str,
+    *,
+    instance: str | None = None,
+    wait: bool = True,
+    manager: ServiceManager | None = None,
+) -> Iterator[Daemon]:
     """Run a daemon with this TOML (less instance and gateway address, which are chosen here).
 
-    Without a key ``http`` it serves none. Without a table ``[bars]`` it makes none, and has no sampler: what is not
-    about bars need not wait for them; without a table ``[history]`` it stores nothing.
+    ``manager``: who starts it, as systemd would. Without a key ``http`` it serves none. Without a table ``[bars]`` it
+    makes none, and has no sampler: what is not about bars need not wait for them; without a table ``[history]`` it
+    stores nothing.
     """
     instance = instance or f"test-{os.getpid()}-{next(_numbers)}"
     folder = folder / instance
@@ -128,9 +137,11 @@ def running(folder: Path, config: str, *, instance: str | None = None, wait: boo
     path = folder / "marketd.toml"
     path.write_text(f'instance = "{instance}"\n{text}')
     with (folder / "log").open("wb") as log:
+        command = [sys.executable, "-m", "marketd", "run", "--config", str(path)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "marketd", "run", "--config", str(path)],
-            env=environment,
+            command if manager is None else manager.command(command),
+            env=environment if manager is None else environment | manager.environment(),
+            pass_fds=() if manager is None else manager.descriptors,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

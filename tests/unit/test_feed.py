@@ -49,6 +49,9 @@ class FixedSource:
     def counts(self) -> MessageCounts:
         return MessageCounts()
 
+    def quiet(self) -> bool:
+        return True
+
 
 @pytest.fixture
 def spec(tmp_path: Path) -> FeedSpec:

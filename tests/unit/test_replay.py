@@ -99,8 +99,10 @@ async def test_replay_that_waits_for_a_client_knows_its_instruments_and_begins_w
         await trio.testing.wait_all_tasks_blocked()
         assert len(sink.markets) == 4
         assert sink.rows == []
+        assert source.quiet(), "nothing is expected of it yet"
         source.begin()
     assert len(sink.data) == 26
+    assert not source.quiet()
 
 
 @pytest.mark.parametrize("written", range(27))

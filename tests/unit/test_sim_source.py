@@ -208,6 +208,21 @@ async def test_outage_on_request_begins_at_once():
     assert len(sink.gaps) == 1
 
 
+@pytest.mark.parametrize(
+    "config", [SimConfig(outages=[Outage(0, 100)]), SimConfig(sessions=[Session("09:30", "16:00")])]
+)
+async def test_venue_that_is_away_or_closed_is_quiet_and_an_open_one_is_not(config):
+    quiet = []
+
+    async def script(source, _clock):
+        await trio.testing.wait_all_tasks_blocked()
+        quiet.append(source.quiet())
+
+    await run(config, 4, script=script)
+    await run(SimConfig(), 4, script=script)
+    assert quiet == [True, False]
+
+
 async def test_overlapping_outages_are_one():
     sink = await run(SimConfig(outages=[Outage(1, 2), Outage(2, 3), Outage(5, 1)]), 8)
     assert [(gap[7] - NOW_NS, gap[8] - NOW_NS) for gap in sink.gaps] == [(SECOND_NS, 6 * SECOND_NS)]

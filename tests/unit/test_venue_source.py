@@ -222,10 +222,44 @@ async def test_quiet_market_with_pongs_stays_connected(autojump_clock):
     source = make_source(server, venue=venue, msg_recv_timeout_s=2.0, reset_after=3)
     async with running(source, sink):
         await live(server, source)
-        await trio.sleep(3600)
+        for _ in range(3600):
+            await trio.sleep(1)
+            assert source.quiet(), "it knows that nothing is wrong"
         assert len(server.sockets) == 1
         server.pongs = False
         await until(lambda: len(server.sockets) == 2)
+
+
+async def test_source_is_quiet_while_its_venue_is_away_or_nothing_is_wanted(autojump_clock):
+    server = FakeServer()
+    source = make_source(server, msg_recv_timeout_s=2.0, reset_after=3)
+    assert source.quiet(), "it has not begun"
+    async with running(source, ListSink()):
+        await live(server, source)
+        server.unreachable = True
+        server.sockets[-1].cut()
+        for _ in range(600):
+            await trio.sleep(1)
+            assert source.quiet(), "its report says that the venue is away"
+    unwanted = make_source(FakeServer(), instruments=[])
+    async with running(unwanted, ListSink()):
+        await trio.sleep(600)
+        assert unwanted.quiet()
+
+
+async def test_source_whose_connection_nobody_looks_after_is_not_quiet(autojump_clock, monkeypatch):
+    """Such as by a fault of ours: then silence means nothing, and the watchdog is to know."""
+
+    async def hang(*_args: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("marketd.feed.connection.Connection._watch", hang)
+    server = FakeServer()
+    source = make_source(server, msg_recv_timeout_s=2.0, reset_after=3)
+    async with running(source, ListSink()):
+        await live(server, source)
+        await trio.sleep(30)
+        assert not source.quiet()
 
 
 async def test_reset_and_blackhole_both_lead_to_a_reconnect_in_time(autojump_clock):
