@@ -54,7 +54,7 @@ async def run_feed(actor: ActorHandle) -> None:
     refuse_invalid(backend)
     live = open_venue(backend, spec) if backend.open_venues is not None else None
     source = live or open_source(backend, spec.settings)
-    feed = Feed(spec, source)
+    feed = Feed(spec, source, recorded=backend.recorded)
     with feed.sink:
         feed.note_predecessor()
         actor.statistics(feed.report)
@@ -145,10 +145,10 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 class Feed:
     """What the supervisor can ask of a feed while its source runs."""
 
-    def __init__(self, spec: FeedSpec, source: Source) -> None:
+    def __init__(self, spec: FeedSpec, source: Source, *, recorded: bool = False) -> None:
         self.spec = spec
         self.source = source
-        self.sink = FeedSink(spec)
+        self.sink = FeedSink(spec, recorded=recorded)
         self.state: FeedState = "live"
         self._live: VenueSource | None = None
         self._log = structlog.get_logger(f"marketd.feed.{spec.name}")
@@ -175,6 +175,7 @@ class Feed:
     def report(self) -> FeedReport:
         """Count what has come so far."""
         self.sink.tally()
+        meters, venue = self.sink.meters, None if self._live is None else self._live.report()
         return FeedReport(
             state=self.state,
             instruments=self.sink.instruments,
@@ -183,7 +184,15 @@ class Feed:
             gaps=self.sink.rows_by_kind.get("gap", 0),
             last_event_ns=self.sink.last_event_ns,
             last_received_ns=self.sink.last_received_ns,
-            detail="" if self._live is None else self._live.report().trouble(self.source.now_ns()),
+            detail="" if venue is None else venue.trouble(self.source.now_ns()),
+            gaps_by_reason=dict(meters.gaps_by_reason),
+            rows_per_s=meters.rows_per_s(),
+            lag_ms=meters.lag_ms(),
+            qualities=self.sink.qualities(),
+            venue=None if venue is None else venue.status(),
+            clock=None if venue is None else meters.clock(),
+            event_lag=meters.event_lag.report(),
+            publish_lag=meters.publish_lag.report(),
         )
 
     def watch(self, live: VenueSource) -> None:

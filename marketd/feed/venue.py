@@ -26,6 +26,7 @@ from marketd.feed.markets import MarketCache, MarketList
 from marketd.feed.qualities import Qualities
 from marketd.feed.route import Route
 from marketd.feed.seams import Seams, real_seams
+from marketd.feed.shard import ShardReport
 from marketd.feed.tracks import Tracks
 from marketd.feed.venue_report import VenueReport
 from marketd.feed.wanted import Wanted
@@ -167,7 +168,11 @@ class VenueSource:
 
     def report(self) -> VenueReport:
         """Say how the feed stands with its venue."""
-        shards = [shard for route in self._routes for shard in route.shards]
+        total = ShardReport()
+        for route in self._routes:
+            for report in (route.past, *(shard.report for shard in route.shards)):
+                total.add(report)
+        now_ns = self._clock.now_ns()
         open_ones = [dialogue for route in self._routes for dialogue in route.around.dialogues]
         return VenueReport(
             wanted=len(self._markets),
@@ -176,12 +181,15 @@ class VenueSource:
             unknown=self._unknown[:SHOWN_MAX],
             refused={name: why for route in self._routes for name, why in route.around.refused.items()},
             connections=len(open_ones),
-            connects=sum(shard.report.connects for shard in shards),
-            losses=sum(shard.report.losses for shard in shards),
-            handovers=sum(shard.report.handovers for shard in shards),
+            connects=total.connects,
+            losses=total.losses,
+            handovers=total.handovers,
             duplicates=sum(route.around.tracks.duplicates for route in self._routes),
-            resting_until_ns=self._gate.budget.resting(self._clock.now_ns()),
+            resting_until_ns=self._gate.budget.resting(now_ns),
             listed_ns=self._list.fetched_ns,
+            used={name: self._gate.budget.used(name, now_ns) for name in self._gate.budget.capacities},
+            capacity=self._gate.budget.capacities,
+            rests=self._gate.rests,
         )
 
     # --- the list of instruments --------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import trio
 
 from marketd.errors import ActorError
 from marketd.gateway.decode import Refusal
+from marketd.gateway.delivery import Delivery
 from marketd.gateway.feeds import Feeds
 from marketd.gateway.listen import accept, address_of, open_listeners, peer_of, prepare, raise_file_limit
 from marketd.gateway.manager import HistoryManager
@@ -118,6 +119,7 @@ class Gateway:
         link: to the supervisor.
         feeds: what there is to read.
         sessions: the clients that are connected.
+        delivery: how long rows take to them.
     """
 
     def __init__(self, spec: GatewaySpec, link: Link, feeds: Feeds) -> None:
@@ -127,6 +129,7 @@ class Gateway:
         self.link = link
         self.feeds = feeds
         self.sessions: set[Session] = set()
+        self.delivery = Delivery()
         self._numbers = itertools.count(spec.first_client)
         self._gone = Served()
         self._turned_away = 0
@@ -201,7 +204,12 @@ class Gateway:
     def report(self) -> GatewayReport:
         """What every pulse tells."""
         now_s = trio.current_time()
-        return GatewayReport([session.status(now_s) for session in self.sessions], self.served())
+        return GatewayReport(
+            [session.status(now_s) for session in self.sessions],
+            self.served(),
+            {name: feed.head for name, feed in self.feeds.by_name.items()},
+            self.delivery.report(),
+        )
 
     def served(self) -> Served:
         """What was done for all clients so far."""

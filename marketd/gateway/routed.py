@@ -12,7 +12,7 @@ from marketd.gateway.encode import encode_notification
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
 from marketd.supervise.link import Link
-from marketd.supervise.messages import RouteRecord, RouteSearch
+from marketd.supervise.messages import Measures, RouteRecord, RouteSearch
 
 if TYPE_CHECKING:
     from marketd.gateway.session import Session
@@ -37,6 +37,11 @@ async def status(session: Session, _params: messages.EmptyParams, _request: Requ
 async def daemon_status(link: Link) -> messages.StatusResult:
     """Ask the supervisor for the state of the whole daemon. Raises Refusal: it does not answer."""
     return await _ask(link, "status", None, messages.StatusResult, ANSWER_TIMEOUT_S)
+
+
+async def daemon_measures(link: Link) -> Measures:
+    """Ask the supervisor for all that metrics show. Raises Refusal: it does not answer."""
+    return await _ask(link, "measures", None, Measures, ANSWER_TIMEOUT_S)
 
 
 async def backends(session: Session, _params: messages.EmptyParams, _request: Request) -> messages.BackendsResult:

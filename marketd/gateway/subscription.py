@@ -65,6 +65,7 @@ class Follow:
         goal: of frames, up to where the one that is under way reaches.
         replay_to: what the feed had when the stream was opened ends there; 0 once that was told, or is of no interest.
         forming: what was told of bars that are still forming; None where there are none, or nobody wants them.
+        measured: up to where it was looked how long rows took.
     """
 
     feed: Feed
@@ -83,6 +84,7 @@ class Follow:
     goal: int = 0
     replay_to: int = 0
     forming: FormingBars | None = None
+    measured: int = 0
 
     @property
     def steps(self) -> bool:
@@ -145,7 +147,7 @@ class Subscription:
         choice = self.choices.get(feed.name)
         if choice is None or feed.name in self.follows or not feed.concerns(choice):
             return False
-        follow = Follow(feed, choice, feed.head, feed.head)
+        follow = Follow(feed, choice, feed.head, feed.head, measured=feed.head)
         if self.paced(follow):
             follow.cursor = follow.sent = 0
         if isinstance(feed, StepFeed) and self.forming_hz:

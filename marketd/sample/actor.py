@@ -142,4 +142,5 @@ class Sampler:
         return SamplerReport(
             feeds={name: feed.counts for name, feed in self.feeds.items()},
             clock_jumps=self._jumps,
+            cursors={name: feed.cursor for name, feed in self.feeds.items()},
         )

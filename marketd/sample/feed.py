@@ -108,6 +108,11 @@ class FeedBars:
         self._ring = self._resume(Path(info.ring_path))
 
     @property
+    def cursor(self) -> int:
+        """The newest row that the bars know."""
+        return self._cursor
+
+    @property
     def base_ns(self) -> int:
         """The shortest period."""
         return self._series[0].period_ns

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from marketd.model import MktPair
-from marketd.rpc.messages import ClientStatus, FeedState, Served
+from marketd.observe.histogram import HistogramReport
+from marketd.observe.vitals import Vitals
+from marketd.rpc.messages import ClientStatus, FeedState, Served, StatusResult, VenueClock, VenueStatus
 
 ROUTE_S = 5.0  # what a request that goes through the supervisor may take longer than the work itself
 
@@ -208,7 +210,10 @@ class FeedOutage(msgspec.Struct, frozen=True):
 
 
 class FeedReport(msgspec.Struct, frozen=True):
-    """A feed's statistics, sent with every pulse, and with the notification ``finished`` when its source has ended."""
+    """A feed's statistics, sent with every pulse, and with the notification ``finished`` when its source has ended.
+
+    ``event_lag``: from the venue's time of an event to ours; ``publish_lag``: from then until readers could see it.
+    """
 
     state: FeedState
     instruments: int
@@ -218,6 +223,14 @@ class FeedReport(msgspec.Struct, frozen=True):
     last_event_ns: int
     last_received_ns: int
     detail: str = ""
+    gaps_by_reason: dict[str, int] = {}
+    rows_per_s: float = 0.0
+    lag_ms: float | None = None
+    qualities: dict[str, int] = {}
+    venue: VenueStatus | None = None
+    clock: VenueClock | None = None
+    event_lag: HistogramReport = HistogramReport()
+    publish_lag: HistogramReport = HistogramReport()
 
 
 class PageResult(msgspec.Struct, frozen=True):
@@ -283,10 +296,11 @@ class SampledFeed(msgspec.Struct):
 
 
 class SamplerReport(msgspec.Struct, frozen=True):
-    """The sampler's statistics, sent with every pulse."""
+    """The sampler's statistics, sent with every pulse. ``cursors``: by feed, the newest row that its bars know."""
 
     feeds: dict[str, SampledFeed]
     clock_jumps: int
+    cursors: dict[str, int] = {}
 
 
 # --- gateway -> supervisor ---
@@ -299,10 +313,30 @@ class GatewayReady(msgspec.Struct, frozen=True):
 
 
 class GatewayReport(msgspec.Struct, frozen=True):
-    """A gateway's statistics, sent with every pulse."""
+    """A gateway's statistics, sent with every pulse.
+
+    ``cursors``: by feed, the newest row that its clients may read. ``delivery_lag``: from when a row was received until
+    a client's socket had it.
+    """
 
     clients: list[ClientStatus]
     served: Served = Served()
+    cursors: dict[str, int] = {}
+    delivery_lag: HistogramReport = HistogramReport()
+
+
+class Measures(msgspec.Struct, frozen=True):
+    """Answer of the request ``measures``: the status, and what of the pulses only metrics show, by actor and by feed.
+
+    ``reader_lag_rows``: by reader and feed, how far its ring is ahead.
+    """
+
+    status: StatusResult
+    vitals: dict[str, Vitals]
+    event_lag: dict[str, HistogramReport]
+    publish_lag: dict[str, HistogramReport]
+    delivery_lag: HistogramReport
+    reader_lag_rows: dict[str, dict[str, int]]
 
 
 class RoutePage(msgspec.Struct, frozen=True):
@@ -351,6 +385,6 @@ class Demand(msgspec.Struct, frozen=True):
     names: dict[str, list[str]] = {}
 
 
-# Requests of a gateway without parameters: `feeds` -> list[FeedInfo], `status` -> StatusResult,
+# Requests of a gateway without parameters: `feeds` -> list[FeedInfo], `status` -> StatusResult, `measures` -> Measures,
 # `backends` -> list[BackendInfo]. The supervisor notifies gateways and the sampler of `feeds_changed` with a
 # list[FeedInfo].

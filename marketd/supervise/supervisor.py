@@ -12,9 +12,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
+from typing import TypeVar
 
 import msgspec
-import psutil
 import structlog
 import trio
 
@@ -25,10 +25,11 @@ from marketd.config import Config
 from marketd.errors import ActorError, RequestRefused
 from marketd.gateway.totals import add
 from marketd.model import MktPair
+from marketd.observe.histogram import HistogramReport, merged
+from marketd.observe.vitals import VitalsWatch
 from marketd.paths import Paths
 from marketd.ring.reader import RingReader
 from marketd.rpc.messages import (
-    ActorStatus,
     BackendInfo,
     FeedState,
     FeedStatus,
@@ -39,7 +40,9 @@ from marketd.rpc.messages import (
     StatusResult,
 )
 from marketd.supervise.actor import Child, Tree, open_tree
+from marketd.supervise.clocks import ClockWatch
 from marketd.supervise.epochs import note_ends
+from marketd.supervise.handle import PULSE_S
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
     HTTP_PREFIX,
@@ -62,6 +65,7 @@ from marketd.supervise.messages import (
     GatewaySpec,
     HistorySpec,
     LogSpec,
+    Measures,
     RouteFind,
     RoutePage,
     RouteRecord,
@@ -69,16 +73,20 @@ from marketd.supervise.messages import (
     SamplerReport,
     SamplerSpec,
 )
+from marketd.supervise.reports import sum_reports
 from marketd.supervise.segments import instance_lock, open_segments, series_of
-from marketd.supervise.service import Service
+from marketd.supervise.service import Service, actor_status
 
 GATEWAY_GRACE_S = 1.6
 HISTORY_GRACE_S = 5.0  # to write what is not on disk yet
 SEARCH_TIMEOUT_S = 5.0
 NOTIFY_TIMEOUT_S = 1.0
+CLOCKS_S = 2.0  # between two looks at what the feeds say of their venues' clocks
 FIND_TIMEOUT_S = 3.0
 SETTLE_TIMEOUT_S = 10.0
 CLIENTS_OF_A_GATEWAY = 1_000_000  # numbers of clients
+
+T = TypeVar("T")
 
 log = structlog.get_logger("marketd.supervise")
 
@@ -111,6 +119,8 @@ async def run(
             supervisor = Supervisor(config, paths, on_ready)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervisor.stop_on_signal)
+                nursery.start_soon(supervisor.watch_vitals)
+                nursery.start_soon(supervisor.watch_clocks)
                 if exit_when_done:
                     nursery.start_soon(supervisor.stop_when_finished)
                 async with trio.open_nursery() as services:
@@ -205,7 +215,7 @@ class FeedService:
         report = self._report()
         if report is not None:
             self._past.append(report)
-            self._past = [_sum(self._past)]
+            self._past = [sum_reports(self._past)]
         self._present = self._final = None
 
     def _report(self) -> FeedReport | None:
@@ -242,7 +252,7 @@ class FeedService:
     def status(self) -> FeedStatus:
         """What an operator wants to know of it."""
         report = self._report()
-        total = _sum([*self._past, report] if report is not None else self._past)
+        total = sum_reports([*self._past, report] if report is not None else self._past)
         return FeedStatus(
             name=self.name,
             backend=self.backend,
@@ -258,11 +268,35 @@ class FeedService:
             last_received_ns=total.last_received_ns,
             detail=self.service.detail or total.detail,
             bars=self._supervisor.sampled(self.name),
+            gaps_by_reason=total.gaps_by_reason,
+            rows_per_s=total.rows_per_s,
+            lag_ms=total.lag_ms,
+            qualities=total.qualities,
+            venue=total.venue,
+            clock=total.clock,
         )
+
+    def delays(self) -> tuple[HistogramReport, HistogramReport]:
+        """From the venue's time of events to ours, and from then until readers could see them."""
+        report = self._report()
+        total = sum_reports([*self._past, report] if report is not None else self._past)
+        return total.event_lag, total.publish_lag
+
+    def behind(self, cursor: int) -> int:
+        """How many rows its ring has after this one."""
+        return max(0, self._reader.published - cursor)
 
     def keep_last_report(self) -> None:
         """Take the newest report over before the actor goes."""
         self._report()
+
+
+def _told(service: Service | None, type: type[T]) -> T | None:
+    """What an actor's last pulse told; None if it has none, or has not told anything yet."""
+    child = service.child if service is not None else None
+    if child is None or child.last_pulse is None or not len(child.last_pulse.statistics):
+        return None
+    return msgspec.msgpack.decode(child.last_pulse.statistics, type=type)
 
 
 def _gateway_name(number: int) -> str:
@@ -273,25 +307,6 @@ def _actor_spec(name: str, run: str, config: msgspec.Struct, whole: Config) -> A
     return ActorSpec(name=name, run=run, config=msgspec.Raw(msgspec.msgpack.encode(config)), log=_log_spec(whole))
 
 
-def _sum(reports: list[FeedReport]) -> FeedReport:
-    """Add the counts of several lives of one feed; what is no count is the newest."""
-    rows: dict[str, int] = {}
-    messages: dict[str, int] = {}
-    for report in reports:
-        for totals, counts in ((rows, report.rows_by_kind), (messages, report.messages)):
-            for key, count in counts.items():
-                totals[key] = totals.get(key, 0) + count
-    newest = reports[-1] if reports else FeedReport("starting", 0, {}, {}, 0, 0, 0)
-    return msgspec.structs.replace(
-        newest,
-        rows_by_kind=rows,
-        messages=messages,
-        gaps=rows.get("gap", 0),
-        last_event_ns=max((report.last_event_ns for report in reports), default=0),
-        last_received_ns=max((report.last_received_ns for report in reports), default=0),
-    )
-
-
 class Supervisor:
     """The running tree's state and what its actors may ask."""
 
@@ -300,7 +315,8 @@ class Supervisor:
         self._config = config
         self._paths = paths
         self._on_ready = on_ready
-        self._process = psutil.Process()
+        self._vitals = VitalsWatch()
+        self._clocks = ClockWatch()
         self._started_s = trio.current_time()
         self._changed = trio.Event()
         self._addresses: list[str] = []
@@ -503,6 +519,7 @@ class Supervisor:
     def _gateway_handlers(self, number: int, link: Link) -> None:
         link.handle("feeds", None, self._answer_feeds)
         link.handle("status", None, self.status)
+        link.handle("measures", None, self.measures)
         link.handle("backends", None, self._answer_backends)
         link.handle("search", RouteSearch, self._route_search)
         link.handle("find", RouteFind, self._route_find)
@@ -586,19 +603,17 @@ class Supervisor:
     async def status(self) -> StatusResult:
         """The whole daemon, from what its actors last said: nobody is waited for."""
         feeds = [feed.status() for feed in self.feeds.values()]
-        reports = self._gateway_reports()
+        reports = [report for gateway in self.gateways if (report := _told(gateway, GatewayReport)) is not None]
+        sampler = _told(self.sampler, SamplerReport)
         running = all(service.state == "live" for service in self.services)
-        with self._process.oneshot():
-            cpu = self._process.cpu_times()
-            own = ActorStatus(
-                name="supervisor",
-                state="live",
-                pid=os.getpid(),
-                restarts=0,
-                uptime_s=round(trio.current_time() - self._started_s, 3),
-                rss_bytes=self._process.memory_info().rss,
-                cpu_s=cpu.user + cpu.system,
-            )
+        own = actor_status(
+            name="supervisor",
+            state="live",
+            pid=os.getpid(),
+            restarts=0,
+            uptime_s=trio.current_time() - self._started_s,
+            vitals=self._vitals.read(),
+        )
         return StatusResult(
             version=__version__,
             instance=self._config.instance,
@@ -609,28 +624,43 @@ class Supervisor:
             actors=[own, *(service.status() for service in self.services)],
             feeds=feeds,
             clients=[client for report in reports for client in report.clients],
-            history=self._stored(),
+            history=_told(self.history, HistoryStatus),
             served=reduce(add, (report.served for report in reports), Served()),
+            clock=self._clocks.status(sampler.clock_jumps if sampler is not None else 0),
         )
+
+    async def measures(self) -> Measures:
+        """The status, and what only metrics show of the last pulses."""
+        delays = {feed.name: feed.delays() for feed in self.feeds.values()}
+        gateways = {gateway.name: _told(gateway, GatewayReport) for gateway in self.gateways}
+        readers = {name: report.cursors for name, report in gateways.items() if report is not None}
+        sampler = _told(self.sampler, SamplerReport)
+        if sampler is not None:
+            readers["sampler"] = sampler.cursors
+        return Measures(
+            status=await self.status(),
+            vitals={"supervisor": self._vitals.read()} | {service.name: service.vitals for service in self.services},
+            event_lag={name: event for name, (event, _) in delays.items()},
+            publish_lag={name: publish for name, (_, publish) in delays.items()},
+            delivery_lag=merged(report.delivery_lag for report in gateways.values() if report is not None),
+            reader_lag_rows={
+                reader: {name: self.feeds[name].behind(cursor) for name, cursor in cursors.items()}
+                for reader, cursors in readers.items()
+            },
+        )
+
+    async def watch_vitals(self) -> None:
+        """See how promptly our own event loop runs, for ever."""
+        while True:
+            await self._vitals.sleep(PULSE_S)
+
+    async def watch_clocks(self) -> None:
+        """See whether the machine's clock is right, for ever."""
+        while True:
+            await trio.sleep(CLOCKS_S)
+            self._clocks.look({feed.name: feed.status().clock for feed in self.feeds.values()})
 
     def sampled(self, feed: str) -> dict[str, int]:
         """What the sampler has last counted of a feed; nothing if it has not said anything yet."""
-        child = self.sampler.child if self.sampler is not None else None
-        if child is None or child.last_pulse is None or not len(child.last_pulse.statistics):
-            return {}
-        report = msgspec.msgpack.decode(child.last_pulse.statistics, type=SamplerReport)
-        return msgspec.structs.asdict(report.feeds[feed]) if feed in report.feeds else {}
-
-    def _stored(self) -> HistoryStatus | None:
-        child = self.history.child if self.history is not None else None
-        if child is None or child.last_pulse is None or not len(child.last_pulse.statistics):
-            return None
-        return msgspec.msgpack.decode(child.last_pulse.statistics, type=HistoryStatus)
-
-    def _gateway_reports(self) -> list[GatewayReport]:
-        pulses = [gateway.child.last_pulse for gateway in self.gateways if gateway.child is not None]
-        return [
-            msgspec.msgpack.decode(pulse.statistics, type=GatewayReport)
-            for pulse in pulses
-            if pulse is not None and len(pulse.statistics)
-        ]
+        report = _told(self.sampler, SamplerReport)
+        return msgspec.structs.asdict(report.feeds[feed]) if report is not None and feed in report.feeds else {}
