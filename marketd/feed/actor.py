@@ -198,6 +198,7 @@ class Feed:
     def watch(self, live: VenueSource) -> None:
         """Report how a live venue's connections are, and pass on what clients want of it."""
         self._live = live
+        self.sink.meters.server_times = live.server_times
 
     async def demand(self, request: FeedDemand) -> None:
         """Note what somebody wants of a live feed."""

@@ -29,8 +29,10 @@ from marketd.feed.seams import Seams, real_seams
 from marketd.feed.shard import ShardReport
 from marketd.feed.tracks import Tracks
 from marketd.feed.venue_report import VenueReport
+from marketd.feed.venue_time import keep_asking
 from marketd.feed.wanted import Wanted
 from marketd.model import GapReason, MktPair
+from marketd.observe.venue_clock import ServerTimes
 from marketd.retry import backoff_s
 
 LIST_TIMEOUT_S = 60.0
@@ -48,6 +50,7 @@ class VenueSource:
 
     Attributes:
         prepared: set once the declared instruments are in the sink, or can't be known soon.
+        server_times: what the venue answered when it was asked for its time.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class VenueSource:
         seams: Seams | None = None,
     ) -> None:
         self.prepared = trio.Event()
+        self.server_times = ServerTimes()
         self._venue = venues[0]
         self._venues = venues
         self._config = config
@@ -124,6 +128,8 @@ class VenueSource:
             ]
             nursery.start_soon(self._gate.keep_saved)
             nursery.start_soon(self._keep_list)
+            if self._venue.server_time is not None:
+                nursery.start_soon(keep_asking, self._venue.server_time, fetcher, self.server_times)
             await self._keep_markets(sink)
 
     # --- what else can be asked of it ---------------------------------------------------------------------
