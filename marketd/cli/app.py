@@ -20,6 +20,7 @@ from marketd.cli import (
     ticks,
     version,
     watch,
+    why,
 )
 from marketd.cli.store import app as store
 
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 
 for module in (
-    *(run, demo, status, watch, search, instrument, bars, ticks, coverage, backfill),
+    *(run, demo, status, why, watch, search, instrument, bars, ticks, coverage, backfill),
     *(backends, record, replay, testvenue, version),
 ):
     name = module.__name__.rpartition(".")[2]

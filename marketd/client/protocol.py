@@ -34,6 +34,7 @@ REPEATABLE = frozenset(
         "status",
         "backends",
         "instrument",
+        "why",
         "bars",
         "history",
         "ticks",

@@ -23,6 +23,7 @@ from marketd.feed.pages import fetch_page
 from marketd.feed.search import search
 from marketd.feed.sink import FeedSink
 from marketd.model import GapReason, MktPair
+from marketd.observe.why import VenueFacts
 from marketd.rpc.messages import FeedState, RecordResult, SearchHit
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.messages import (
@@ -73,6 +74,7 @@ async def run_feed(actor: ActorHandle) -> None:
                 actor.link.handle("demand", FeedDemand, feed.demand)
                 actor.link.handle("find", FeedFind, feed.find)
                 actor.link.handle("page", FeedPage, feed.page)
+                actor.link.handle("explain", str, feed.explain)
                 nursery.start_soon(_be_ready, actor, live.prepared)
             await source.run(feed.sink)
             feed.finish()
@@ -213,6 +215,11 @@ class Feed:
             for market in found:
                 self.sink.instrument(market)
         return found
+
+    async def explain(self, fqme: str) -> VenueFacts:
+        """Say what is known of one instrument."""
+        assert self._live is not None
+        return self._live.explain(fqme)
 
     async def page(self, request: FeedPage) -> PageResult:
         """Ask a live venue for a page of the past, after everything else that is asked of it."""

@@ -20,6 +20,7 @@ from marketd.clock import SECOND_NS, Clock
 from marketd.errors import MarketdError, SegmentError, WireError
 from marketd.feed.budget import Priority
 from marketd.feed.connection import Surroundings
+from marketd.feed.explain import venue_facts
 from marketd.feed.fetch import Fetcher
 from marketd.feed.gate import RateGate
 from marketd.feed.markets import MarketCache, MarketList
@@ -33,6 +34,7 @@ from marketd.feed.venue_time import keep_asking
 from marketd.feed.wanted import Wanted
 from marketd.model import GapReason, MktPair
 from marketd.observe.venue_clock import ServerTimes
+from marketd.observe.why import VenueFacts
 from marketd.retry import backoff_s
 
 LIST_TIMEOUT_S = 60.0
@@ -84,6 +86,7 @@ class VenueSource:
         self._overfull = False
         self._routes: list[Route] = []
         self._fetcher: Fetcher | None = None
+        self._sink: Sink | None = None
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("marketd.feed").bind(venue=self._venue.name)
 
     # --- backends.backend.Source --------------------------------------------------------------------------
@@ -117,6 +120,7 @@ class VenueSource:
 
     async def run(self, sink: Sink) -> None:
         """See :class:`backends.backend.Source`. Never returns."""
+        self._sink = sink
         self._list = self._cache.load() or self._list
         async with self._seams.open_client() as client, trio.open_nursery() as nursery:
             self._fetcher = Fetcher(self._venue, client, self._gate, self._clock, self._seams.rng)
@@ -197,6 +201,10 @@ class VenueSource:
             capacity=self._gate.budget.capacities,
             rests=self._gate.rests,
         )
+
+    def explain(self, name: str) -> VenueFacts:
+        """Say what is known of one instrument."""
+        return venue_facts(name, self._list, self._wanted, self._markets, self._routes, self._sink)
 
     # --- the list of instruments --------------------------------------------------------------------------
 

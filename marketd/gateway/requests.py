@@ -18,6 +18,7 @@ from marketd.gateway.history import backfill, coverage, gaps, history, ticks
 from marketd.gateway.names import suggest
 from marketd.gateway.routed import backends, record, search, status
 from marketd.gateway.streams import subscribe, unsubscribe, update
+from marketd.gateway.why import why
 from marketd.ring import layout, steps
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
@@ -183,6 +184,7 @@ _IN_BACKGROUND: dict[str, Handler] = {
     "status": status,
     "backends": backends,
     "search": search,
+    "why": why,
     "record": record,
     "bars": bars,
     "history": history,

@@ -378,6 +378,33 @@ class InstrumentResult(Result, frozen=True):
     market: MktPair
 
 
+class WhyParams(Params, frozen=True):
+    """``fqme`` in any case; it may be one that nobody has."""
+
+    fqme: Name
+
+
+class Reason(Result, frozen=True):
+    """One thing that bears on an instrument: a stable ``code``, whether it is ``fine``, worth a ``note`` or a
+    ``problem`` that keeps it from being live, a sentence, and what to do about it.
+    """
+
+    code: str
+    level: Literal["fine", "note", "problem"]
+    text: str
+    todo: str = ""
+
+
+class WhyResult(Result, frozen=True):
+    """Why an instrument is live, or is not. ``fqme`` and ``feed`` are empty where nobody has it."""
+
+    fqme: str
+    feed: str
+    live: bool
+    summary: str
+    reasons: list[Reason]
+
+
 # --- streams ---
 
 
@@ -822,6 +849,7 @@ METHODS: dict[str, tuple[type[Params], type[Result]]] = {
     "backends": (EmptyParams, BackendsResult),
     "search": (SearchParams, SearchResult),
     "instrument": (InstrumentParams, InstrumentResult),
+    "why": (WhyParams, WhyResult),
     "subscribe": (SubscribeParams, SubscribeResult),
     "update": (UpdateParams, SubscribeResult),
     "unsubscribe": (UnsubscribeParams, UnsubscribeResult),

@@ -364,6 +364,13 @@ class RouteRecord(msgspec.Struct, frozen=True):
     duration_s: float
 
 
+class RouteExplain(msgspec.Struct, frozen=True):
+    """Request ``explain``: ask one live feed what it knows of an instrument; answered with ``VenueFacts``."""
+
+    feed: str
+    fqme: str
+
+
 class RouteFind(msgspec.Struct, frozen=True):
     """Request ``find``: ask every live feed, see :class:`FeedFind`; answered with a list of :class:`Found`."""
 

@@ -66,6 +66,7 @@ from marketd.supervise.messages import (
     HistorySpec,
     LogSpec,
     Measures,
+    RouteExplain,
     RouteFind,
     RoutePage,
     RouteRecord,
@@ -523,6 +524,7 @@ class Supervisor:
         link.handle("backends", None, self._answer_backends)
         link.handle("search", RouteSearch, self._route_search)
         link.handle("find", RouteFind, self._route_find)
+        link.handle("explain", RouteExplain, self._route_explain)
         link.handle("record", RouteRecord, self._route_record)
         link.handle("demand", Demand, partial(self._note_demand, number))
 
@@ -575,6 +577,10 @@ class Supervisor:
                 if feed.live_venue and feed.service.child is not None:
                     nursery.start_soon(ask, feed, feed.service.child.link)
         return found
+
+    async def _route_explain(self, request: RouteExplain) -> msgspec.Raw:
+        link = self._feed_link(request.feed)
+        return await link.request("explain", request.fqme, result=msgspec.Raw, timeout_s=FIND_TIMEOUT_S)
 
     async def _route_record(self, request: RouteRecord) -> RecordResult:
         link = self._feed_link(request.feed)
