@@ -9,6 +9,7 @@ from marketd.cli import (
     backfill,
     bars,
     coverage,
+    debug,
     demo,
     instrument,
     record,
@@ -41,3 +42,4 @@ for module in (
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=f"Example: `{module.EXAMPLE}`")(getattr(module, name))
 app.add_typer(store.app, name="store")
+app.add_typer(debug.app, name="debug")

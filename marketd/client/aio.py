@@ -115,6 +115,10 @@ class AsyncClient:
         params = messages.WhyParams(fqme)
         return cast(messages.WhyResult, await self._request("why", params, timeout_s))
 
+    async def debug(self, *, timeout_s: float | None = None) -> messages.DebugResult:
+        """See :meth:`marketd.client.sync.Client.debug`."""
+        return cast(messages.DebugResult, await self._request("debug", messages.EmptyParams(), timeout_s))
+
     async def instrument(self, fqme: str, *, timeout_s: float | None = None) -> messages.InstrumentResult:
         """See :meth:`marketd.client.sync.Client.instrument`."""
         params = messages.InstrumentParams(fqme)

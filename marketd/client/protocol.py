@@ -35,6 +35,7 @@ REPEATABLE = frozenset(
         "backends",
         "instrument",
         "why",
+        "debug",
         "bars",
         "history",
         "ticks",

@@ -12,6 +12,7 @@ import trio
 from marketd import __version__
 from marketd.clock import SystemClock
 from marketd.gateway.bars import bars
+from marketd.gateway.debug import debug
 from marketd.gateway.decode import Refusal, decode_params, decode_request, shown, unknown_method
 from marketd.gateway.encode import Buffer, encode_answer
 from marketd.gateway.history import backfill, coverage, gaps, history, ticks
@@ -185,6 +186,7 @@ _IN_BACKGROUND: dict[str, Handler] = {
     "backends": backends,
     "search": search,
     "why": why,
+    "debug": debug,
     "record": record,
     "bars": bars,
     "history": history,

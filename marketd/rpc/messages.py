@@ -405,6 +405,18 @@ class WhyResult(Result, frozen=True):
     reasons: list[Reason]
 
 
+class DebugResult(Result, frozen=True):
+    """An ``archive`` (tar, gzip) for who looks for trouble, what it may be called, and which ``files`` are in it.
+
+    ``missing``: what could not be had, by process or file, and why.
+    """
+
+    name: str
+    files: list[str]
+    missing: dict[str, str]
+    archive: bytes
+
+
 # --- streams ---
 
 
@@ -850,6 +862,7 @@ METHODS: dict[str, tuple[type[Params], type[Result]]] = {
     "search": (SearchParams, SearchResult),
     "instrument": (InstrumentParams, InstrumentResult),
     "why": (WhyParams, WhyResult),
+    "debug": (EmptyParams, DebugResult),
     "subscribe": (SubscribeParams, SubscribeResult),
     "update": (UpdateParams, SubscribeResult),
     "unsubscribe": (UnsubscribeParams, UnsubscribeResult),

@@ -4,7 +4,7 @@ What parent and child say to each other besides the actors' own methods:
 
     child  -> parent   actor.pulse (PulseReport), every 0.25 s;  actor.ready (whatever the actor has to say)
     child  -> parent   actor.outcome ([Failure], or [] if it returned), a request: once answered, the process ends
-    parent -> child    actor.stop
+    parent -> child    actor.stop;  actor.debug, a request, for who looks for trouble
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import msgspec
 import structlog
 import trio
 
+from marketd import logs
 from marketd.errors import ActorError
+from marketd.observe.stacks import own_stacks, prepare
 from marketd.observe.vitals import Vitals, VitalsWatch
 from marketd.supervise.link import Link
-from marketd.supervise.messages import ActorSpec
+from marketd.supervise.messages import ActorSpec, DebugReport
 
 PULSE_S = 0.25
 OUTCOME_TIMEOUT_S = 2.0
@@ -117,7 +119,12 @@ async def run_actor(spec: ActorSpec, link: Link, receive: AsyncIterator[bytes]) 
     async def stop() -> None:
         actor.stopping.set()
 
+    async def debug() -> DebugReport:
+        return DebugReport(logs.recent(), own_stacks())
+
+    prepare()
     link.handle("actor.stop", None, stop, early=True)
+    link.handle("actor.debug", None, debug, early=True)
     status = 1
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_serve_link, link, receive, nursery.cancel_scope)

@@ -13,6 +13,23 @@ from marketd.rpc.messages import ClientStatus, FeedState, Served, StatusResult, 
 
 ROUTE_S = 5.0  # what a request that goes through the supervisor may take longer than the work itself
 
+# --- any actor: request `actor.debug` -> DebugReport ---
+
+
+class DebugReport(msgspec.Struct, frozen=True):
+    """What an actor says of itself when somebody looks for trouble: its last log lines, its tasks' stacks."""
+
+    log: list[str]
+    stacks: str
+
+
+class DebugParts(msgspec.Struct, frozen=True):
+    """Answer of the request ``debug`` of a gateway: files by name, and whose part is not there, and why."""
+
+    files: dict[str, str]
+    missing: dict[str, str]
+
+
 # --- specs: what an actor is started with ---
 
 
@@ -393,5 +410,6 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 # Requests of a gateway without parameters: `feeds` -> list[FeedInfo], `status` -> StatusResult, `measures` -> Measures,
+# `debug` -> DebugParts,
 # `backends` -> list[BackendInfo]. The supervisor notifies gateways and the sampler of `feeds_changed` with a
 # list[FeedInfo].

@@ -26,6 +26,7 @@ from marketd.errors import ActorError, RequestRefused
 from marketd.gateway.totals import add
 from marketd.model import MktPair
 from marketd.observe.histogram import HistogramReport, merged
+from marketd.observe.stacks import prepare
 from marketd.observe.vitals import VitalsWatch
 from marketd.paths import Paths
 from marketd.ring.reader import RingReader
@@ -41,6 +42,7 @@ from marketd.rpc.messages import (
 )
 from marketd.supervise.actor import Child, Tree, open_tree
 from marketd.supervise.clocks import ClockWatch
+from marketd.supervise.dump import collect
 from marketd.supervise.epochs import note_ends
 from marketd.supervise.handle import PULSE_S
 from marketd.supervise.link import Link
@@ -48,6 +50,7 @@ from marketd.supervise.messages import (
     HTTP_PREFIX,
     ROUTE_S,
     ActorSpec,
+    DebugParts,
     Demand,
     FeedBegin,
     FeedDemand,
@@ -115,6 +118,7 @@ async def run(
         SegmentError: there is no room for the rings.
     """
     paths.create()
+    prepare()
     with instance_lock(paths, config.instance), open_segments(config, paths), _announcement(paths):
         async with open_tree(config.instance, _log_spec(config)) as tree:
             supervisor = Supervisor(config, paths, on_ready)
@@ -521,6 +525,7 @@ class Supervisor:
         link.handle("feeds", None, self._answer_feeds)
         link.handle("status", None, self.status)
         link.handle("measures", None, self.measures)
+        link.handle("debug", None, self.debug)
         link.handle("backends", None, self._answer_backends)
         link.handle("search", RouteSearch, self._route_search)
         link.handle("find", RouteFind, self._route_find)
@@ -654,6 +659,10 @@ class Supervisor:
                 for reader, cursors in readers.items()
             },
         )
+
+    async def debug(self) -> DebugParts:
+        """Collect everything that helps in trouble."""
+        return await collect(self._config, self._paths, {service.name: service.child for service in self.services})
 
     async def watch_vitals(self) -> None:
         """See how promptly our own event loop runs, for ever."""

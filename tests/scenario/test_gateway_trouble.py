@@ -181,6 +181,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "search": {"text": "x", "limit": 5},
     "instrument": {"fqme": "i1/usd.sim"},
     "why": {"fqme": "i1/usd.sim"},
+    "debug": {},
     "subscribe": {
         "instruments": ["*"],
         "kinds": ["trade"],
