@@ -6,6 +6,7 @@ decodes and normalises them to rows, and the sink writes those to the ring and w
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,10 @@ log = structlog.get_logger("marketd.feed")
 async def run_feed(actor: ActorHandle) -> None:
     """Run one feed until asked to stop."""
     spec = actor.config(FeedSpec)
-    backend = load(spec.backend)
+    # In a thread: on a busy machine it takes seconds, and the pulses must go on.
+    backend = await trio.to_thread.run_sync(load, spec.backend)
+    if backend.open_venues is not None:
+        await trio.to_thread.run_sync(importlib.import_module, "marketd.feed.venue")
     refuse_invalid(backend)
     live = open_venue(backend, spec) if backend.open_venues is not None else None
     source = live or open_source(backend, spec.settings)

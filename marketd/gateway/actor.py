@@ -11,6 +11,7 @@ own positions and the heads.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import socket
 from functools import partial
@@ -67,6 +68,8 @@ async def run_gateway(actor: ActorHandle) -> None:
         ConfigError: an address can't be listened on.
     """
     spec = actor.config(GatewaySpec)
+    if spec.http:  # in a thread: on a busy machine it takes seconds, and the pulses must go on
+        await trio.to_thread.run_sync(importlib.import_module, "marketd.web.server")
     raise_file_limit(spec.limits.clients_max + OWN_FILES)
     with contextlib.ExitStack() as stack:
         listeners = stack.enter_context(open_listeners(spec.listen, shared=spec.shared))

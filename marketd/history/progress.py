@@ -81,4 +81,5 @@ def measure(path: Path) -> StoreStatus:
             except FileNotFoundError:  # merged or renamed meanwhile
                 continue
             files += 1
-    return StoreStatus(files, size, shutil.disk_usage(path).free, SystemClock().now_ns())
+    there = next(folder for folder in (path, *path.parents) if folder.exists())  # a new store has no folder yet
+    return StoreStatus(files, size, shutil.disk_usage(there).free, SystemClock().now_ns())

@@ -8,18 +8,19 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from marketd.clock import SECOND_NS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # 10 us, 20 us, 50 us ... 50 s, 100 s. What is longer than the last bound has a bucket of its own.
 BOUNDS_NS: tuple[int, ...] = (*(step * 10**power for power in range(4, 11) for step in (1, 2, 5)), 10**11)
 BOUNDS_S: tuple[float, ...] = tuple(bound_ns / SECOND_NS for bound_ns in BOUNDS_NS)
-
-_BOUNDS = np.array(BOUNDS_NS, np.int64)
 
 
 class HistogramReport(msgspec.Struct, frozen=True, array_like=True):
@@ -60,8 +61,10 @@ class Histogram:
 
     def observe_many(self, delays_ns: NDArray[np.int64]) -> None:
         """Count many delays, shape ``(n,)``."""
+        import numpy as np  # here: the links of actors know histograms, and an actor should be up before it has numpy
+
         delays_ns = np.maximum(delays_ns, 0)
-        found = np.bincount(np.searchsorted(_BOUNDS, delays_ns), minlength=len(self._counts))
+        found = np.bincount(np.searchsorted(BOUNDS_NS, delays_ns), minlength=len(self._counts))
         self._counts = [count + int(more) for count, more in zip(self._counts, found, strict=True)]
         self._sum_ns += int(delays_ns.sum())
 

@@ -8,6 +8,7 @@ event loop, nor that any Python code can run.
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import signal
 import sys
@@ -26,8 +27,9 @@ STACKS_S = 1.0  # for a process to write its stacks
 _FILE = "marketd-stacks"
 
 
+@functools.cache
 def prepare() -> None:
-    """Let the stacks of this process's threads be written when it gets :data:`SIGNAL`."""
+    """Let the stacks of this process's threads be written when it gets :data:`SIGNAL`. Once is enough."""
     faulthandler.register(SIGNAL, os.memfd_create(_FILE), all_threads=True, chain=False)
 
 

@@ -44,12 +44,15 @@ class EventLags:
 
     def __init__(self) -> None:
         self._batches: deque[_Batch] = deque()
+        self._last_ns: int | None = None
 
     def add(self, lags_ns: NDArray[np.int64], now_ns: int) -> None:
         """Take the lags of some events, in order, shape ``(n,)``."""
         if not len(lags_ns):
             return
-        changes = np.abs(np.diff(lags_ns))
+        changes = np.abs(np.diff(lags_ns, prepend=lags_ns[0] if self._last_ns is None else self._last_ns))
+        changes = changes[1:] if self._last_ns is None else changes
+        self._last_ns = int(lags_ns[-1])
         self._batches.append(
             _Batch(now_ns, int(lags_ns.min()), int(lags_ns.sum()), len(lags_ns), int(changes.sum()), len(changes))
         )

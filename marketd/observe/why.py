@@ -190,7 +190,9 @@ def _venue(facts: Facts) -> Iterator[Reason]:
         if until_ns > facts.now_ns:
             yield _note("throttled", f"The venue wants no requests ({bucket}) until {_time(until_ns)}.",
                         "What needs them waits; ask for less, or for fewer instruments.")  # fmt: skip
-    if not feed.venue.connections and facts.venue is not None and facts.venue.carried:
+    # What the feed said of itself last may be older than what it says of the instrument now.
+    subscribed = facts.venue is not None and facts.venue.subscribed
+    if not feed.venue.connections and facts.venue is not None and facts.venue.carried and not subscribed:
         yield _problem("not_connected", f"the feed {feed.name} has no connection to its venue now.",
                        "It tries again by itself; the log (feed.disconnected) says why.")  # fmt: skip
 

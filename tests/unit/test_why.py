@@ -67,7 +67,10 @@ PROBLEMS: dict[str, tuple[Facts, str]] = {
     "feed_not_live": (facts(feeds=[feed("down", "killed")]), "the feed binance is down: killed."),
     "feed_stopped": (facts(feeds=[feed("stopped")]), "the feed binance was stopped."),
     "feed_finished": (facts(feeds=[feed("finished")]), "the feed binance has come to the end"),
-    "not_connected": (facts(feeds=[feed(venue=VenueStatus(1))]), "the feed binance has no connection"),
+    "not_connected": (
+        facts(feeds=[feed(venue=VenueStatus(1))], venue=VenueFacts(1, True, True, carried=True)),
+        "the feed binance has no connection",
+    ),
     "delisted": (with_venue(listed=False), "the venue does not list it any more"),
     "refused": (with_venue(refused="no such symbol"), "the venue refuses to give it: no such symbol."),
     "not_wanted": (with_venue(declared=False, carried=False), "the venue offers it, but"),
