@@ -21,7 +21,7 @@ class Delivery(Sampled):
     def note(self, follows: Iterable[tuple[Subscription, Follow]]) -> None:
         """Take notice that a client's socket has all that there was to send of these."""
         for _, follow in follows:
-            if follow.cursor <= follow.measured or follow.steps or follow.feed.info.recorded:
+            if follow.cursor <= follow.measured or follow.steps or follow.past or follow.feed.info.recorded:
                 continue
             # What was sent last, and not what was passed over, is what the client had to wait for.
             fresh, follow.measured = follow.sent == follow.cursor == follow.feed.head, follow.cursor
@@ -42,7 +42,8 @@ class Behind(NamedTuple):
         found = cls(0, 0.0)
         for subscription, follow in follows:
             rows = follow.feed.head - follow.cursor
-            if rows <= found.rows or not subscription.lag(follow) or follow.steps or subscription.framed(follow):
+            passed_over = follow.steps or follow.past or subscription.framed(follow) or not subscription.lag(follow)
+            if rows <= found.rows or passed_over:
                 continue
             received_ns = follow.feed.ring.received_ns(follow.cursor + 1)
             age_ns = SystemClock().now_ns() - received_ns if received_ns else 0

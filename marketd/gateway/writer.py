@@ -157,6 +157,8 @@ class Writer:
         if sent < len(data):
             self._times.blocked_s = now_s
             self._unsent = [memoryview(data)[sent:]]
+        elif self._delivery.left:
+            self._delivery.note(self._follows)
         return True
 
     def set_follows(self, follows: list[tuple[Subscription, Follow]]) -> None:

@@ -73,7 +73,7 @@ def test_only_harmless_variables_are_shown() -> None:
             "LS_COLORS": SECRET,
             "LC_ALL": "C",
             "XDG_X": f"http://u:{SECRET}@h",
-        }  # fmt: skip
+        }
     )
     assert shown == {
         "PATH": "/bin", "MARKETD_CONFIG": "/x", "MARKETD_API_TOKEN": "(not shown)", "LS_COLORS": "(not shown)",
