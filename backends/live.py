@@ -15,7 +15,7 @@ Nothing that implements these opens a socket, sleeps, or asks for the time. Who 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias
 
@@ -125,6 +125,19 @@ class HttpRequest(msgspec.Struct, frozen=True):
     params: Mapping[str, str] = {}
     weight: int = 1
     bucket: str = "rest"
+
+
+class ServerTime(msgspec.Struct, frozen=True):
+    """How to ask a venue for its time.
+
+    Attributes:
+        parse: reads the answer: nanoseconds since the epoch, cut off to ``resolution_ns``; raises WireError if it is
+            none.
+    """
+
+    request: HttpRequest
+    parse: Callable[[bytes], int]
+    resolution_ns: int
 
 
 class ConnectPlan(msgspec.Struct, frozen=True):
@@ -278,6 +291,7 @@ class LiveVenue(Protocol):
     limits: Limits
     kinds: Sequence[TickKind]  # what its connections bring of the configured ones
     history: History | None
+    server_time: ServerTime | None  # None: it does not tell
 
     def instrument_requests(self) -> list[HttpRequest]:
         """What to ask for the list of instruments; the answers come in the same order."""

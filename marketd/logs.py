@@ -11,13 +11,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
+from collections import deque
 from typing import Literal, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
+RECENT_LINES = 1000
+LINE_MAX = 4096
+
+_recent: deque[str] = deque(maxlen=RECENT_LINES)  # for who asks what was said, wherever standard error goes
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _SECRET_KEYS = frozenset({"token", "secret", "password", "authorization", "api_key"})
 
 
@@ -48,6 +55,11 @@ def configure(level: str, format: str, actor: str) -> None:
     _route_standard_library(max(level_number, logging.WARNING))
 
 
+def recent() -> list[str]:
+    """Return the last lines that this process has logged, oldest first, without colours."""
+    return [_COLORS.sub("", line) for line in _recent]
+
+
 def resolve_format(format: str) -> Literal["console", "json"]:
     """``auto`` means: for people when standard error is a terminal, for machines (journal, file, pipe) when not."""
     if format == "auto":
@@ -62,6 +74,7 @@ class _NamedOutput:
         self.name = name
 
     def _write(self, line: str) -> None:
+        _recent.append(line[:LINE_MAX])
         # Whoever read our standard error may be gone; that must not end an actor that is otherwise well.
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(line + "\n")

@@ -31,6 +31,7 @@ from backends.live import (
     Pong,
     Refused,
     Resync,
+    ServerTime,
     Subscribed,
     TickKind,
 )
@@ -103,6 +104,7 @@ class FakeVenue:
     ws_url: str = "ws://fake.test/ws"
     rest_url: str = "http://fake.test"
     history: None = None
+    server_time: ServerTime | None = None
     kinds: Sequence[TickKind] = ("trade", "quote")
     token: bool = False
     protocols: list[FakeProtocol] = field(default_factory=list)

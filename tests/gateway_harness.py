@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from marketd.errors import RequestRefused
 from marketd.gateway.actor import Gateway, run_gateway
 from marketd.model import GapReason, Kind, MktPair
+from marketd.observe.histogram import HistogramReport
 from marketd.ring import layout
 from marketd.ring.doorbell import Bells, create_bells
 from marketd.ring.table import TableWriter, create_table
@@ -33,6 +34,7 @@ from marketd.supervise.messages import (
     GatewayReport,
     GatewaySpec,
     LimitsSpec,
+    Measures,
     RouteRecord,
     RouteSearch,
 )
@@ -135,6 +137,7 @@ class FakeSupervisor:
         self.link = link
         link.handle("feeds", None, self._feeds)
         link.handle("status", None, self._status)
+        link.handle("measures", None, self._measures)
         link.handle("backends", None, self._backends)
         link.handle("search", RouteSearch, self._search)
         link.handle("record", RouteRecord, self._record)
@@ -154,6 +157,9 @@ class FakeSupervisor:
 
     async def _status(self) -> messages.StatusResult:
         return self.status
+
+    async def _measures(self) -> Measures:
+        return Measures(self.status, {}, {}, {}, HistogramReport(), {})
 
     async def _backends(self) -> list[messages.BackendInfo]:
         return [messages.BackendInfo("sim", "simulated", list(self.infos))]

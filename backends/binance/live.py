@@ -15,13 +15,27 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from backends.backend import Sink
+from backends.binance import wire
 from backends.binance.history import BinanceHistory
 from backends.binance.instruments import Host, host_of, parse_listed
 from backends.binance.live_protocol import BinanceLiveProtocol
 from backends.binance.stream_requests import CHUNK
-from backends.live import Bucket, ConnectPlan, History, HttpRequest, Limits, LiveConfig, LiveVenue, TickKind
+from backends.live import (
+    Bucket,
+    ConnectPlan,
+    History,
+    HttpRequest,
+    Limits,
+    LiveConfig,
+    LiveVenue,
+    ServerTime,
+    TickKind,
+)
 from marketd.clock import MILLISECOND_NS, SECOND_NS
+from marketd.errors import WireError
 from marketd.model import MktPair
 
 if TYPE_CHECKING:
@@ -63,6 +77,7 @@ class _Binance:
     rest_url: str
     limits: Limits
     history: History | None
+    server_time: ServerTime | None
     _host: Host
     _path: str
     kinds: Sequence[TickKind]
@@ -127,6 +142,8 @@ class BinanceSpot(_Binance):
         self.ws_url = (config.ws_url or "wss://stream.binance.com:9443").rstrip("/")
         self.rest_url = (config.rest_url or "https://api.binance.com").rstrip("/")
         self.history = BinanceHistory(futures=False)
+        # https://developers.binance.com/docs/binance-spot-api-docs/rest-api/general-endpoints#check-server-time
+        self.server_time = ServerTime(HttpRequest("GET", "/api/v3/time"), _server_ns, MILLISECOND_NS)
         self._host = Host(host_of(self.rest_url).backend, futures=False)
         self._path = ""
         self.kinds = tuple(dict.fromkeys(config.kinds))
@@ -162,6 +179,8 @@ class BinanceUsdm(_Binance):
         self.ws_url = (config.ws_url or "wss://fstream.binance.com").rstrip("/")
         self.rest_url = (config.rest_url or "https://fapi.binance.com").rstrip("/")
         self.history = BinanceHistory(futures=True)
+        # https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api/Check-Server-Time
+        self.server_time = ServerTime(HttpRequest("GET", "/fapi/v1/time"), _server_ns, MILLISECOND_NS)
         self._host = Host("binance", futures=True)
         self._path = f"/{route}"
         self.kinds = ("trade",) if route == "market" else ("quote",)
@@ -183,6 +202,13 @@ class BinanceUsdm(_Binance):
         https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api/Exchange-Information
         """
         return [HttpRequest("GET", "/fapi/v1/exchangeInfo", weight=1)]
+
+
+def _server_ns(body: bytes) -> int:
+    try:
+        return wire.decode_time(body).server_time * MILLISECOND_NS
+    except msgspec.MsgspecError as error:
+        raise WireError(f"the server's time can't be used: {error}") from error
 
 
 def _quiet_s(kinds: Sequence[TickKind]) -> float:

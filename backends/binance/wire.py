@@ -10,7 +10,7 @@ and quantities are decimal text. Times are milliseconds, or microseconds where t
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import field
@@ -245,3 +245,12 @@ decode_klines = _decoder(list[Kline]).decode
 # [{"a":26129,"p":"0.01633102","q":"4.70443515","f":27781,"l":27781,"T":1498793709153,"m":true,"M":true}]
 decode_agg_trades = _decoder(list[AggTrade]).decode
 decode_error = msgspec.json.Decoder(Error).decode
+
+
+class Time(msgspec.Struct, frozen=True, rename="camel"):
+    """``{"serverTime":1499827319559}``"""
+
+    server_time: Annotated[int, msgspec.Meta(gt=0)]
+
+
+decode_time = msgspec.json.Decoder(Time).decode

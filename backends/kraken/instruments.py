@@ -113,8 +113,8 @@ def guess(wsname: str) -> MktPair:
 
 def _listed(body: bytes, assets: bytes | None = None) -> dict[str, MktPair]:
     """Read the instruments of an AssetPairs answer by REST's ids."""
-    pairs = _result("AssetPairs", wire.decode_pairs, body)
-    known = {} if assets is None else _result("Assets", wire.decode_assets, assets)
+    pairs = read("AssetPairs", wire.decode_pairs, body)
+    known = {} if assets is None else read("Assets", wire.decode_assets, assets)
     decimals = {name: asset.decimals for name, asset in known.items()}
     return {
         name: _market(pair, decimals)
@@ -123,7 +123,8 @@ def _listed(body: bytes, assets: bytes | None = None) -> dict[str, MktPair]:
     }
 
 
-def _result(what: str, decode: Callable[[bytes], wire.Answer[T]], body: bytes) -> T:
+def read(what: str, decode: Callable[[bytes], wire.Answer[T]], body: bytes) -> T:
+    """Read a REST answer. Raises WireError: it is none, or says that the request failed."""
     try:
         answer = decode(body)
     except _UNREADABLE as error:

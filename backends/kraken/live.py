@@ -11,8 +11,19 @@ from backends.backend import Sink
 from backends.kraken import wire
 from backends.kraken.connection import SUBSCRIBE_CHUNK, KrakenConnection
 from backends.kraken.history import KrakenHistory
-from backends.kraken.instruments import parse_pairs
-from backends.live import Bucket, ConnectPlan, History, HttpRequest, Limits, LiveConfig, LiveProtocol, TickKind
+from backends.kraken.instruments import parse_pairs, read
+from backends.live import (
+    Bucket,
+    ConnectPlan,
+    History,
+    HttpRequest,
+    Limits,
+    LiveConfig,
+    LiveProtocol,
+    ServerTime,
+    TickKind,
+)
+from marketd.clock import SECOND_NS
 from marketd.model import MktPair
 
 if TYPE_CHECKING:
@@ -40,6 +51,12 @@ class KrakenSpot:
 
     name = "kraken"
     history: History | None = KrakenHistory()
+    # https://docs.kraken.com/api/docs/rest-api/get-server-time ; in whole seconds
+    server_time: ServerTime | None = ServerTime(
+        HttpRequest("GET", "/0/public/Time"),
+        lambda body: read("the server's time", wire.decode_time, body).unixtime * SECOND_NS,
+        SECOND_NS,
+    )
 
     def __init__(self, config: LiveConfig) -> None:
         self.ws_url = (config.ws_url or WS_URL).rstrip("/")

@@ -279,6 +279,14 @@ Candle = tuple[int, float, float, float, float, float, float, int]
 #  "last":"1688671969993150842"}}
 RestTrade = tuple[float, float, Decimal, Literal["b", "s"], str, str, int]
 
+
+class Time(msgspec.Struct, frozen=True):
+    """``{"error":[],"result":{"unixtime":1688669448,"rfc1123":"Thu, 06 Jul 23 18:50:48 +0000"}}``"""
+
+    unixtime: Annotated[int, msgspec.Meta(gt=0)]
+
+
+decode_time = _decoder(Answer[Time]).decode
 decode_pairs = _decoder(Answer[dict[str, AssetPair]]).decode
 decode_assets = _decoder(Answer[dict[str, AssetInfo]]).decode
 decode_page = _decoder(Answer[dict[str, msgspec.Raw]]).decode

@@ -12,7 +12,18 @@ from backends.kucoin.connection import SUBSCRIBE_CHUNK, KucoinConnection
 from backends.kucoin.history import KucoinHistory
 from backends.kucoin.instruments import parse_symbols
 from backends.kucoin.rest import THROTTLED, code_of, read
-from backends.live import Bucket, ConnectPlan, History, HttpRequest, Limits, LiveConfig, LiveProtocol, TickKind
+from backends.live import (
+    Bucket,
+    ConnectPlan,
+    History,
+    HttpRequest,
+    Limits,
+    LiveConfig,
+    LiveProtocol,
+    ServerTime,
+    TickKind,
+)
+from marketd.clock import MILLISECOND_NS
 from marketd.errors import WireError
 from marketd.model import MktPair
 
@@ -34,6 +45,12 @@ class KucoinSpot:
 
     name = "kucoin"
     history: History | None = KucoinHistory()
+    # https://www.kucoin.com/docs-new/rest/spot-trading/market-data/get-server-time
+    server_time: ServerTime | None = ServerTime(
+        HttpRequest("GET", "/api/v1/timestamp", weight=3),
+        lambda body: read(body, wire.decode_time, "the server's time") * MILLISECOND_NS,
+        MILLISECOND_NS,
+    )
 
     def __init__(self, config: LiveConfig) -> None:
         self.ws_url = (config.ws_url or WS_URL).rstrip("/")

@@ -10,7 +10,7 @@ end in 2021.
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import field
@@ -221,5 +221,6 @@ decode_symbols = _decoder(Answer[list[Symbol]]).decode
 decode_currencies = _decoder(Answer[list[Currency]]).decode
 decode_candles = _decoder(Answer[list[Candle]]).decode
 decode_rest_trades = _decoder(Answer[list[RestTrade]]).decode
+decode_time = _decoder(Answer[Annotated[int, msgspec.Meta(gt=0)]]).decode  # {"code":"200000","data":1546837113087}
 decode_code = _decoder(Code).decode
 SUCCESS = "200000"

@@ -11,6 +11,7 @@ from marketd.cli import (
     clients,
     coverage,
     ctl,
+    debug,
     demo,
     instrument,
     log_level,
@@ -24,6 +25,7 @@ from marketd.cli import (
     ticks,
     version,
     watch,
+    why,
 )
 from marketd.cli.store import app as store
 
@@ -38,7 +40,7 @@ app = typer.Typer(
 )
 
 for module in (
-    *(run, demo, status, watch, search, instrument, bars, ticks, coverage, backfill),
+    *(run, demo, status, why, watch, search, instrument, bars, ticks, coverage, backfill),
     *(reload, log_level, backends, record, replay, testvenue, version),
 ):
     name = module.__name__.rpartition(".")[2]
@@ -46,3 +48,4 @@ for module in (
 for group in (ctl, clients):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.add_typer(store.app, name="store")
+app.add_typer(debug.app, name="debug")

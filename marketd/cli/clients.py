@@ -18,7 +18,7 @@ app = typer.Typer(
 def ls(address: AddressOption = None, json: JsonOption = False) -> None:
     """List the clients, this command among them."""
     from marketd.cli.output import console, print_json
-    from marketd.cli.status import clients_table
+    from marketd.cli.status_board import clients_table
     from marketd.client import connect
 
     with connect(resolve_address(address), client="marketd clients") as md:

@@ -31,7 +31,7 @@ ServiceArgument = Annotated[
 def ls(address: AddressOption = None, json: JsonOption = False) -> None:
     """List the services, and how they stand."""
     from marketd.cli.output import console, print_json
-    from marketd.cli.status import actors_table
+    from marketd.cli.status_board import actors_table
     from marketd.client import connect
 
     with connect(resolve_address(address), client="marketd ctl") as md:

@@ -110,6 +110,15 @@ class AsyncClient:
         result = await self._request("backends", messages.EmptyParams(), timeout_s)
         return cast(messages.BackendsResult, result).backends
 
+    async def why(self, fqme: str, *, timeout_s: float | None = None) -> messages.WhyResult:
+        """See :meth:`marketd.client.sync.Client.why`."""
+        params = messages.WhyParams(fqme)
+        return cast(messages.WhyResult, await self._request("why", params, timeout_s))
+
+    async def debug(self, *, timeout_s: float | None = None) -> messages.DebugResult:
+        """See :meth:`marketd.client.sync.Client.debug`."""
+        return cast(messages.DebugResult, await self._request("debug", messages.EmptyParams(), timeout_s))
+
     async def instrument(self, fqme: str, *, timeout_s: float | None = None) -> messages.InstrumentResult:
         """See :meth:`marketd.client.sync.Client.instrument`."""
         params = messages.InstrumentParams(fqme)

@@ -34,6 +34,8 @@ REPEATABLE = frozenset(
         "status",
         "backends",
         "instrument",
+        "why",
+        "debug",
         "bars",
         "history",
         "ticks",

@@ -104,6 +104,15 @@ class Client:
         """Return the backends that the daemon can run, and the feeds that do."""
         return cast(messages.BackendsResult, self._request("backends", messages.EmptyParams(), timeout_s)).backends
 
+    def why(self, fqme: str, *, timeout_s: float | None = None) -> messages.WhyResult:
+        """Return why an instrument is live, or is not; also of a name that nobody has."""
+        params = messages.WhyParams(fqme)
+        return cast(messages.WhyResult, self._request("why", params, timeout_s))
+
+    def debug(self, *, timeout_s: float | None = None) -> messages.DebugResult:
+        """Return an archive of all that helps to understand a daemon in trouble; it takes some seconds."""
+        return cast(messages.DebugResult, self._request("debug", messages.EmptyParams(), timeout_s))
+
     def instrument(self, fqme: str, *, timeout_s: float | None = None) -> messages.InstrumentResult:
         """Return what is known of an instrument. ``RequestError`` with code ``unknown_instrument`` if there is none."""
         params = messages.InstrumentParams(fqme)

@@ -6,6 +6,7 @@ decodes and normalises them to rows, and the sink writes those to the ring and w
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from marketd.feed.pages import fetch_page
 from marketd.feed.search import search
 from marketd.feed.sink import FeedSink
 from marketd.model import GapReason, MktPair
+from marketd.observe.why import VenueFacts
 from marketd.rpc.messages import FeedState, RecordResult, SearchHit
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.messages import (
@@ -52,11 +54,14 @@ log = structlog.get_logger("marketd.feed")
 async def run_feed(actor: ActorHandle) -> None:
     """Run one feed until asked to stop."""
     spec = actor.config(FeedSpec)
-    backend = load(spec.backend)
+    # In a thread: on a busy machine it takes seconds, and the pulses must go on.
+    backend = await trio.to_thread.run_sync(load, spec.backend)
+    if backend.open_venues is not None:
+        await trio.to_thread.run_sync(importlib.import_module, "marketd.feed.venue")
     refuse_invalid(backend)
     live = open_venue(backend, spec) if backend.open_venues is not None else None
     source = live or open_source(backend, spec.settings)
-    feed = Feed(spec, source)
+    feed = Feed(spec, source, recorded=backend.recorded)
     with feed.sink:
         feed.note_predecessor()
         actor.statistics(feed.report)
@@ -76,6 +81,7 @@ async def run_feed(actor: ActorHandle) -> None:
                 actor.link.handle("declare", FeedDeclare, feed.declare)
                 actor.link.handle("find", FeedFind, feed.find)
                 actor.link.handle("page", FeedPage, feed.page)
+                actor.link.handle("explain", str, feed.explain)
                 nursery.start_soon(_be_ready, actor, live.prepared)
             await source.run(feed.sink)
             feed.finish()
@@ -148,10 +154,10 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 class Feed:
     """What the supervisor can ask of a feed while its source runs."""
 
-    def __init__(self, spec: FeedSpec, source: Source) -> None:
+    def __init__(self, spec: FeedSpec, source: Source, *, recorded: bool = False) -> None:
         self.spec = spec
         self.source = source
-        self.sink = FeedSink(spec)
+        self.sink = FeedSink(spec, recorded=recorded)
         self.state: FeedState = "live"
         self._live: VenueSource | None = None
         self._reached = False
@@ -180,7 +186,7 @@ class Feed:
     def report(self) -> FeedReport:
         """Count what has come so far."""
         self.sink.tally()
-        venue = None if self._live is None else self._live.report()
+        meters, venue = self.sink.meters, None if self._live is None else self._live.report()
         self._reached = self._reached or venue is None or venue.reached
         return FeedReport(
             state=self.state,
@@ -193,11 +199,20 @@ class Feed:
             detail="" if venue is None else venue.trouble(self.source.now_ns()),
             reached=self._reached,
             quiet=self.source.quiet(),
+            gaps_by_reason=dict(meters.gaps_by_reason),
+            rows_per_s=meters.rows_per_s(),
+            lag_ms=meters.lag_ms(),
+            qualities=self.sink.qualities(),
+            venue=None if venue is None else venue.status(),
+            clock=None if venue is None else meters.clock(),
+            event_lag=meters.event_lag.report(),
+            publish_lag=meters.publish_lag.report(),
         )
 
     def watch(self, live: VenueSource) -> None:
         """Report how a live venue's connections are, and pass on what clients want of it."""
         self._live = live
+        self.sink.meters.server_times = live.server_times
 
     async def demand(self, request: FeedDemand) -> None:
         """Note what somebody wants of a live feed."""
@@ -220,6 +235,11 @@ class Feed:
             for market in found:
                 self.sink.instrument(market)
         return found
+
+    async def explain(self, fqme: str) -> VenueFacts:
+        """Say what is known of one instrument."""
+        assert self._live is not None
+        return self._live.explain(fqme)
 
     async def page(self, request: FeedPage) -> PageResult:
         """Ask a live venue for a page of the past, after everything else that is asked of it."""

@@ -76,6 +76,7 @@ class Budget:
     """All of one venue's buckets. A bucket that nobody declared is a mistake of ours, and raises ``KeyError``."""
 
     def __init__(self, buckets: Mapping[str, Bucket]) -> None:
+        self.capacities = {name: bucket.capacity for name, bucket in buckets.items()}
         self._buckets = {name: _Bucket(bucket) for name, bucket in buckets.items()}
 
     def ready_ns(self, bucket: str, weight: int, priority: Priority, now_ns: int) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 import trio
@@ -25,6 +25,14 @@ class FetchFailed(MarketdError):  # noqa: N818
     def __init__(self, message: str, retry_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_s = retry_s
+
+
+class Answered(NamedTuple):
+    """A body, and between which moments, by our clock, it was on its way."""
+
+    body: bytes
+    sent_ns: int
+    received_ns: int
 
 
 class Client(Protocol):
@@ -95,7 +103,7 @@ class Fetcher:
         throttled_max = min(THROTTLED_MAX, policy.attempts_max)
         attempt = throttled = 0
         while True:
-            outcome = await self._attempt(request, priority, deadline_s)
+            outcome, _ = await self._attempt(request, priority, deadline_s)
             pause_s = await self._told_off(request, outcome)
             if pause_s is not None:
                 throttled += 1
@@ -115,8 +123,24 @@ class Fetcher:
             await trio.sleep(verdict.delay_s)
             attempt += 1
 
-    async def _attempt(self, request: HttpRequest, priority: Priority, deadline_s: float) -> Response | HttpError:
-        """Wait for the budget, ask once, and return what came of it.
+    async def fetch_once(self, request: HttpRequest, priority: Priority, *, timeout_s: float) -> Answered:
+        """Make one request once, and tell when it went and when its answer came.
+
+        Raises:
+            FetchFailed: there is no answer, or none that is of use.
+        """
+        outcome, sent_ns = await self._attempt(request, priority, trio.current_time() + timeout_s)
+        await self._told_off(request, outcome)
+        if isinstance(outcome, HttpError):
+            raise FetchFailed(f"{request.path}: {outcome}") from outcome
+        if outcome.status != 200:
+            raise FetchFailed(f"{request.path}: status {outcome.status}")
+        return Answered(outcome.body, sent_ns, outcome.received_ns)
+
+    async def _attempt(
+        self, request: HttpRequest, priority: Priority, deadline_s: float
+    ) -> tuple[Response | HttpError, int]:
+        """Wait for the budget, ask once, and return what came of it and when it went.
 
         Raises:
             FetchFailed: the budget has no room before the deadline.
@@ -126,8 +150,9 @@ class Fetcher:
             grant = await self.gate.acquire(request.bucket, request.weight, priority, timeout_s=remaining_s)
         except BudgetError as error:
             raise FetchFailed(f"{request.path}: {error}", error.retry_s) from error
+        sent_ns = self._clock.now_ns()
         try:
-            return await self._client.request(
+            outcome: Response | HttpError = await self._client.request(
                 request.method,
                 request.path,
                 params=dict(request.params),
@@ -135,9 +160,10 @@ class Fetcher:
                 idempotent=True,
             )
         except HttpError as error:
-            return error
+            outcome = error
         finally:
             self.gate.settle(grant)
+        return outcome, sent_ns
 
     async def _told_off(self, request: HttpRequest, outcome: Response | HttpError) -> float | None:
         """Let the budget learn from an answer; return for how long to rest if it says that we ask too much."""

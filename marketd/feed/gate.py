@@ -50,6 +50,7 @@ class RateGate:
 
     def __init__(self, buckets: Mapping[str, Bucket], clock: Clock, path: Path | None = None) -> None:
         self.budget = Budget(buckets)
+        self.rests: dict[str, int] = {}  # how often each had to
         self._clock = clock
         self._path = path
         self._waiters: dict[str, list[_Waiter]] = {name: [] for name in buckets}
@@ -96,6 +97,7 @@ class RateGate:
         """Let nothing go for a while, and see to it that a successor does not either."""
         until_ns = self._clock.now_ns() + round(duration_s * SECOND_NS)
         self.budget.rest(bucket, until_ns)
+        self.rests[bucket] = self.rests.get(bucket, 0) + 1
         self._log.warning("budget.resting", bucket=bucket, duration_s=round(duration_s, 3))
         with trio.CancelScope(shield=True):  # a feed that is stopped just now must not forget a ban
             await self.save()

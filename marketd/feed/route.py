@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from marketd.feed.connection import Surroundings
-from marketd.feed.shard import Shard
+from marketd.feed.shard import Shard, ShardReport
 from marketd.feed.shards import spread
 from marketd.model import GapReason, MktPair, Quality
 
@@ -15,11 +15,13 @@ class Route:
 
     Attributes:
         shards: those that carry something, or are about to.
+        past: counts of those that are no more.
     """
 
     def __init__(self, around: Surroundings, nursery: trio.Nursery) -> None:
         self.around = around
         self.shards: list[Shard] = []
+        self.past = ShardReport()
         self._nursery = nursery
         self._numbers = 0
         limits = around.venue.limits
@@ -38,6 +40,7 @@ class Route:
             shard.carry(share)
             if not share:
                 shard.stop()
+                self.past.add(shard.report)
         self.shards = [shard for shard in self.shards if shard.markets]
 
     def drop(self, instrument: int, *, listed: bool, now_ns: int) -> None:

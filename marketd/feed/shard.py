@@ -37,6 +37,12 @@ class ShardReport:
     losses: int = 0
     handovers: int = 0
 
+    def add(self, other: ShardReport) -> None:
+        """Count what another shard has counted as well."""
+        self.connects += other.connects
+        self.losses += other.losses
+        self.handovers += other.handovers
+
 
 class Shard:
     """See the module.

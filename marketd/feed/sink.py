@@ -11,6 +11,7 @@ from backends.backend import RowBlock
 from backends.recording import RecordingWriter
 from marketd.clock import SystemClock
 from marketd.errors import Lapped
+from marketd.feed.meters import Meters
 from marketd.model import Flag, GapReason, Kind, MktPair, Quality
 from marketd.ring import layout
 from marketd.ring.doorbell import Bells
@@ -29,7 +30,7 @@ class FeedSink:
     ``append`` and ``append_block`` are the writer's own methods.
     """
 
-    def __init__(self, spec: FeedSpec) -> None:
+    def __init__(self, spec: FeedSpec, *, recorded: bool = False) -> None:
         self._bells = Bells(Path(spec.bells_path))
         self._writer = RingWriter(Path(spec.ring_path), self._bells)
         self._table = TableWriter(Path(spec.table_path))
@@ -37,6 +38,7 @@ class FeedSink:
         self._recorder: RecordingWriter | None = None
         self.append = self._writer.append
         self.append_block = self._writer.append_block
+        self.meters = Meters(recorded=recorded)
         self.rows_by_kind: dict[str, int] = {}
         self.last_event_ns = 0
         self.last_received_ns = self._find_last_received_ns()
@@ -73,8 +75,13 @@ class FeedSink:
 
     def publish(self) -> None:
         """See :class:`backends.backend.Sink`."""
-        self._writer.publish()
-        if self._writer.cursor - self._reader.cursor >= self._writer.rows // 2:
+        writer = self._writer
+        if self.meters.publish_lag.left and writer.cursor > writer.published:
+            writer.publish()
+            self.meters.note_published(writer.newest_received_ns())
+        else:
+            writer.publish()
+        if writer.cursor - self._reader.cursor >= writer.rows // 2:
             self.tally()
 
     def gap(self, instrument: int, reason: GapReason, from_ns: int, to_ns: int, lost: int = -1) -> None:
@@ -140,6 +147,12 @@ class FeedSink:
         if len(data):
             self.last_event_ns = max(self.last_event_ns, int(data["event_ns"].max()))
             self.last_received_ns = int(data["received_ns"][-1])
+        self.meters.note(rows, data)
+
+    def qualities(self) -> dict[str, int]:
+        """Count how many instruments have which quality."""
+        counts = np.bincount(self._table.qualities(), minlength=len(Quality)).tolist()
+        return {quality.name.lower(): count for quality, count in zip(Quality, counts, strict=True) if count}
 
     def _find_last_received_ns(self) -> int:
         """Look back through what a predecessor left for its newest data row."""

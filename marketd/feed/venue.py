@@ -20,16 +20,21 @@ from marketd.clock import SECOND_NS, Clock
 from marketd.errors import MarketdError, SegmentError, WireError
 from marketd.feed.budget import Priority
 from marketd.feed.connection import Surroundings
+from marketd.feed.explain import venue_facts
 from marketd.feed.fetch import Fetcher
 from marketd.feed.gate import RateGate
 from marketd.feed.markets import MarketCache, MarketList
 from marketd.feed.qualities import Qualities
 from marketd.feed.route import Route
 from marketd.feed.seams import Seams, real_seams
+from marketd.feed.shard import ShardReport
 from marketd.feed.tracks import Tracks
 from marketd.feed.venue_report import VenueReport
+from marketd.feed.venue_time import keep_asking
 from marketd.feed.wanted import Wanted
 from marketd.model import GapReason, MktPair
+from marketd.observe.venue_clock import ServerTimes
+from marketd.observe.why import VenueFacts
 from marketd.retry import backoff_s
 
 LIST_TIMEOUT_S = 60.0
@@ -48,6 +53,7 @@ class VenueSource:
 
     Attributes:
         prepared: set once the declared instruments are in the sink, or can't be known soon.
+        server_times: what the venue answered when it was asked for its time.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class VenueSource:
         seams: Seams | None = None,
     ) -> None:
         self.prepared = trio.Event()
+        self.server_times = ServerTimes()
         self._venue = venues[0]
         self._venues = venues
         self._config = config
@@ -80,6 +87,7 @@ class VenueSource:
         self._overfull = False
         self._routes: list[Route] = []
         self._fetcher: Fetcher | None = None
+        self._sink: Sink | None = None
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("marketd.feed").bind(venue=self._venue.name)
 
     # --- backends.backend.Source --------------------------------------------------------------------------
@@ -120,6 +128,7 @@ class VenueSource:
 
     async def run(self, sink: Sink) -> None:
         """See :class:`backends.backend.Source`. Never returns."""
+        self._sink = sink
         self._list = self._cache.load() or self._list
         async with self._seams.open_client() as client, trio.open_nursery() as nursery:
             self._fetcher = Fetcher(self._venue, client, self._gate, self._clock, self._seams.rng)
@@ -131,6 +140,8 @@ class VenueSource:
             ]
             nursery.start_soon(self._gate.keep_saved)
             nursery.start_soon(self._keep_list)
+            if self._venue.server_time is not None:
+                nursery.start_soon(keep_asking, self._venue.server_time, fetcher, self.server_times)
             await self._keep_markets(sink)
 
     # --- what else can be asked of it ---------------------------------------------------------------------
@@ -180,7 +191,11 @@ class VenueSource:
 
     def report(self) -> VenueReport:
         """Say how the feed stands with its venue."""
-        shards = [shard for route in self._routes for shard in route.shards]
+        total = ShardReport()
+        for route in self._routes:
+            for report in (route.past, *(shard.report for shard in route.shards)):
+                total.add(report)
+        now_ns = self._clock.now_ns()
         open_ones = [dialogue for route in self._routes for dialogue in route.around.dialogues]
         return VenueReport(
             wanted=len(self._markets),
@@ -189,13 +204,20 @@ class VenueSource:
             unknown=self._unknown[:SHOWN_MAX],
             refused={name: why for route in self._routes for name, why in route.around.refused.items()},
             connections=len(open_ones),
-            connects=sum(shard.report.connects for shard in shards),
-            losses=sum(shard.report.losses for shard in shards),
-            handovers=sum(shard.report.handovers for shard in shards),
+            connects=total.connects,
+            losses=total.losses,
+            handovers=total.handovers,
             duplicates=sum(route.around.tracks.duplicates for route in self._routes),
-            resting_until_ns=self._gate.budget.resting(self._clock.now_ns()),
+            resting_until_ns=self._gate.budget.resting(now_ns),
             listed_ns=self._list.fetched_ns,
+            used={name: self._gate.budget.used(name, now_ns) for name in self._gate.budget.capacities},
+            capacity=self._gate.budget.capacities,
+            rests=self._gate.rests,
         )
+
+    def explain(self, name: str) -> VenueFacts:
+        """Say what is known of one instrument."""
+        return venue_facts(name, self._list, self._wanted, self._markets, self._routes, self._sink)
 
     # --- the list of instruments --------------------------------------------------------------------------
 

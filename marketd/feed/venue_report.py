@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from marketd.clock import SECOND_NS
+from marketd.rpc.messages import VenueStatus
 
 
 class VenueReport(msgspec.Struct, frozen=True):
@@ -20,6 +21,8 @@ class VenueReport(msgspec.Struct, frozen=True):
         duplicates: rows that came a second time and were dropped.
         resting_until_ns: budgets that are throttled or banned.
         listed_ns: when the list of instruments was fetched.
+        used, capacity, rests: of the rate budget, by bucket: weight that counts now, of how much, and how often the
+            venue wanted to be left alone.
     """
 
     wanted: int
@@ -34,6 +37,15 @@ class VenueReport(msgspec.Struct, frozen=True):
     duplicates: int
     resting_until_ns: dict[str, int]
     listed_ns: int
+    used: dict[str, int]
+    capacity: dict[str, int]
+    rests: dict[str, int]
+
+    def status(self) -> VenueStatus:
+        """Return the counts."""
+        return VenueStatus(
+            **{name: getattr(self, name) for name in VenueStatus.__struct_fields__}  # they have the same names
+        )
 
     @property
     def reached(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from marketd.fqme import glob_pattern, is_glob
+
 
 class Wanted:
     """The names, and globs, that are wanted by anybody.
@@ -49,6 +51,14 @@ class Wanted:
     def count(self, name: str) -> int:
         """How many owners want a name."""
         return self._counts[name]
+
+    def declares(self, name: str) -> bool:
+        """Whether a full name, as the venue's list has it, is wanted always."""
+        return any(glob_pattern(each).match(name) if is_glob(each) else each == name for each in self._declared)
+
+    def lingers(self, name: str) -> bool:
+        """Whether a name is wanted only because somebody did a moment ago."""
+        return name in self._lingering
 
     def names(self, now_ns: int) -> set[str]:
         """All that is wanted now."""

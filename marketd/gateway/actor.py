@@ -22,6 +22,7 @@ import trio
 
 from marketd.errors import ActorError, RequestRefused
 from marketd.gateway.decode import Refusal
+from marketd.gateway.delivery import Delivery
 from marketd.gateway.feeds import Feeds
 from marketd.gateway.listen import accept, address_of, open_listeners, peer_of, prepare, raise_file_limit
 from marketd.gateway.manager import HistoryManager
@@ -69,6 +70,8 @@ async def run_gateway(actor: ActorHandle) -> None:
         ConfigError: an address can't be listened on.
     """
     spec = actor.config(GatewaySpec)
+    if spec.http:  # in a thread: on a busy machine it takes seconds, and the pulses must go on
+        await trio.to_thread.run_sync(importlib.import_module, "marketd.web.server")
     raise_file_limit(spec.limits.clients_max + OWN_FILES)
     with contextlib.ExitStack() as stack:
         listeners = stack.enter_context(open_listeners(spec.listen, shared=spec.shared, passed=spec.passed))
@@ -127,6 +130,7 @@ class Gateway:
         link: to the supervisor.
         feeds: what there is to read.
         sessions: the clients that are connected.
+        delivery: how long rows take to them.
     """
 
     def __init__(self, spec: GatewaySpec, link: Link, feeds: Feeds) -> None:
@@ -136,6 +140,7 @@ class Gateway:
         self.link = link
         self.feeds = feeds
         self.sessions: set[Session] = set()
+        self.delivery = Delivery()
         self._numbers = itertools.count(spec.first_client)
         self._gone = Served()
         self._turned_away = 0
@@ -217,6 +222,7 @@ class Gateway:
             self.served(),
             feeds={name: feed.epoch for name, feed in feeds.items()},
             cursors={name: feed.head for name, feed in feeds.items()},
+            delivery_lag=self.delivery.report(),
         )
 
     def served(self) -> Served:

@@ -13,12 +13,14 @@ from marketd import __version__
 from marketd.clock import SystemClock
 from marketd.gateway import admin
 from marketd.gateway.bars import bars
+from marketd.gateway.debug import debug
 from marketd.gateway.decode import Refusal, decode_params, decode_request, shown, unknown_method
 from marketd.gateway.encode import Buffer, encode_answer
 from marketd.gateway.history import backfill, coverage, gaps, history, ticks
 from marketd.gateway.names import suggest
 from marketd.gateway.routed import backends, record, search, status
 from marketd.gateway.streams import subscribe, unsubscribe, update
+from marketd.gateway.why import why
 from marketd.ring import layout, steps
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
@@ -184,6 +186,8 @@ _IN_BACKGROUND: dict[str, Handler] = {
     "status": status,
     "backends": backends,
     "search": search,
+    "why": why,
+    "debug": debug,
     "record": record,
     "bars": bars,
     "history": history,

@@ -12,12 +12,13 @@ from marketd.gateway.encode import encode_notification
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
 from marketd.supervise.link import Link
-from marketd.supervise.messages import RouteRecord, RouteSearch
+from marketd.supervise.messages import DebugParts, Measures, RouteRecord, RouteSearch
 
 if TYPE_CHECKING:
     from marketd.gateway.session import Session
 
 ANSWER_TIMEOUT_S = 5.0
+DEBUG_TIMEOUT_S = 25.0
 ROUTE_MARGIN_S = 1.0  # the supervisor has a deadline of its own, and says more when that passes
 
 R = TypeVar("R")
@@ -40,6 +41,16 @@ async def status(session: Session, _params: messages.EmptyParams, _request: Requ
 async def daemon_status(link: Link) -> messages.StatusResult:
     """Ask the supervisor for the state of the whole daemon. Raises Refusal: it does not answer."""
     return await ask(link, "status", None, messages.StatusResult, ANSWER_TIMEOUT_S)
+
+
+async def daemon_measures(link: Link) -> Measures:
+    """Ask the supervisor for all that metrics show. Raises Refusal: it does not answer."""
+    return await ask(link, "measures", None, Measures, ANSWER_TIMEOUT_S)
+
+
+async def daemon_debug(link: Link) -> DebugParts:
+    """Ask the supervisor for all that helps in trouble. Raises Refusal: it does not answer."""
+    return await ask(link, "debug", None, DebugParts, DEBUG_TIMEOUT_S)
 
 
 async def backends(session: Session, _params: messages.EmptyParams, _request: Request) -> messages.BackendsResult:

@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from marketd.gateway.decode import Refusal
+from marketd.gateway.delivery import Behind
 from marketd.gateway.encode import Buffer, encode_notification
 from marketd.gateway.feed import Feed
 from marketd.gateway.listen import undrained_bytes
@@ -69,7 +70,7 @@ class Session:
         self.number = number
         self.gateway = gateway
         self.times = Times(trio.current_time())
-        self.writer = Writer(sock, self.times)
+        self.writer = Writer(sock, self.times, gateway.delivery)
         self.hello: messages.HelloParams | None = None
         self.heartbeat_s = math.inf
         self.subscriptions: dict[int, Subscription] = {}
@@ -341,6 +342,8 @@ class Session:
 
     def status(self, now_s: float) -> messages.ClientStatus:
         """What an operator wants to know of the client."""
+        follows = [(each, follow) for each in self.subscriptions.values() for follow in each.follows.values()]
+        behind = Behind.of(follows)
         return messages.ClientStatus(
             id=self.number,
             name=self.hello.client[:64] if self.hello is not None else "",
@@ -350,6 +353,11 @@ class Session:
             bytes_sent=self.writer.bytes_sent,
             lost=self.writer.lost,
             connected_s=round(now_s - self.times.connected_s, 3),
+            kinds=sorted({kind for each in self.subscriptions.values() for kind in each.kinds}),
+            instruments=sum(len(follow.choice.ids) for _, follow in follows),
+            lag_rows=behind.rows,
+            lag_s=behind.age_s,
+            slow=self.slow,
         )
 
 

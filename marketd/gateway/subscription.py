@@ -65,6 +65,7 @@ class Follow:
         goal: of frames, up to where the one that is under way reaches.
         replay_to: what the feed had when the stream was opened ends there; 0 once that was told, or is of no interest.
         forming: what was told of bars that are still forming; None where there are none, or nobody wants them.
+        measured: up to where it was looked how long rows took.
     """
 
     feed: Feed
@@ -83,6 +84,7 @@ class Follow:
     goal: int = 0
     replay_to: int = 0
     forming: FormingBars | None = None
+    measured: int = 0
 
     @property
     def knows_the_end(self) -> bool:
@@ -155,7 +157,7 @@ class Subscription:
         if choice is None or not feed.made(choice) or feed.name in self.follows or not feed.concerns(choice):
             return False
         cursor = 0 if from_first else feed.head
-        follow = Follow(feed, choice, cursor, cursor)
+        follow = Follow(feed, choice, cursor, cursor, measured=cursor)
         if self.paced(follow):
             follow.cursor = follow.sent = 0
         if isinstance(feed, StepFeed) and self.forming_hz:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from marketd.gateway.delivery import Delivery
 from marketd.gateway.encode import Buffer
 from marketd.gateway.subscription import Batch, Follow, Subscription
 from marketd.gateway.wakeup import Wakeup
@@ -37,8 +38,9 @@ class Writer:
         finished: whether everything was written that was to be written before the end.
     """
 
-    def __init__(self, sock: socket.socket, times: Times) -> None:
+    def __init__(self, sock: socket.socket, times: Times, delivery: Delivery) -> None:
         self._socket = sock
+        self._delivery = delivery
         self._times = times
         self._outbox: deque[tuple[Buffer, ...]] = deque()
         self._outbox_bytes = 0
@@ -155,6 +157,8 @@ class Writer:
         if sent < len(data):
             self._times.blocked_s = now_s
             self._unsent = [memoryview(data)[sent:]]
+        elif self._delivery.left:
+            self._delivery.note(self._follows)
         return True
 
     def set_follows(self, follows: list[tuple[Subscription, Follow]]) -> None:
@@ -221,6 +225,8 @@ class Writer:
             self._times.blocked_s = None
             buffers = _without(buffers, sent)
         self._unsent = buffers
+        if not buffers and self._delivery.left:
+            self._delivery.note(self._follows)
 
     async def _send_rest(self) -> None:
         while self._unsent:

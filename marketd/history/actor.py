@@ -25,6 +25,7 @@ from marketd.errors import ActorError, SegmentError
 from marketd.history.feed import FeedHistory
 from marketd.history.live import LiveBars
 from marketd.history.names import Names
+from marketd.history.progress import Progress
 from marketd.history.recorder import Recorder
 from marketd.history.serve import serve
 from marketd.history.tick_reading import Recent, TickView, read_log_of, read_ring_of, view_of
@@ -63,6 +64,8 @@ async def run_history(actor: ActorHandle) -> None:
         stack.callback(history.close)
         actor.statistics(history.report)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(history.progress.keep_backfill)
+            nursery.start_soon(history.progress.keep_store)
             for info in spec.feeds:
                 history.attach(info, nursery)
             actor.link.handle("feeds_changed", list[FeedInfo], partial(history.take_feeds, nursery))
@@ -89,6 +92,7 @@ class History:
     Attributes:
         feeds: those that have bars and are not recordings, by name.
         recorders: of those whose ticks are stored.
+        progress: what is left to do, and how large the store is.
         store: where everything is kept.
         periods: of the bars that are stored.
     """
@@ -96,6 +100,7 @@ class History:
     def __init__(self, spec: HistorySpec, store: StorageClient, link: Link) -> None:
         self.feeds: dict[str, FeedHistory] = {}
         self.recorders: dict[str, Recorder] = {}
+        self.progress = Progress(self.feeds, Path(spec.store_path))
         self._infos: dict[str, FeedInfo] = {}
         self._tables: dict[str, Names] = {}
         self._working: dict[str, Working] = {}
@@ -269,6 +274,8 @@ class History:
             verified=sum(feed.verified for feed in feeds),
             differing=sum(feed.differing for feed in feeds),
             trouble={name: text for name, text in self._troubles() if text},
+            backfill=self.progress.backfill,
+            store=self.progress.store,
         )
 
     def _troubles(self) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from marketd.ring.fence import fence
 _PUBLISHED = layout.PUBLISHED_OFFSET // 8
 _RESERVED = layout.RESERVED_OFFSET // 8
 _WRITER = layout.WRITER_OFFSET // 8
+_STAMPS = struct.Struct("<Qqq")  # how every row of a tick ring begins
 
 
 class RingReader:
@@ -98,6 +100,12 @@ class RingReader:
         if len(rows) <= cursor_last - cursor_first:
             raise Lapped(cursor_first, cursor_last - len(rows))
         return rows
+
+    def received_ns(self, cursor: int) -> int:
+        """Return when a published row of a tick ring came; 0 if it was overwritten. Cheap: for what measures."""
+        offset = layout.HEADER_BYTES + (cursor & (self.rows - 1)) * self._row_bytes
+        stamped, _, received_ns = _STAMPS.unpack_from(self._bytes, offset)
+        return int(received_ns) if stamped == cursor and cursor >= self.oldest else 0
 
     def read_nowait(self, rows_max: int = 65536) -> NDArray[np.void]:
         """Return the rows written since the last call, oldest first.

@@ -110,6 +110,11 @@ class BlockWriter:
         if self._bells is not None:
             self._bells.ring()
 
+    def newest_received_ns(self) -> int:
+        """When the newest row of a tick ring came; only after one was appended."""
+        offset = _HEADER_BYTES + (self.cursor & self._mask) * 8 * self._row_words
+        return int.from_bytes(self._memory[offset + 16 : offset + 24], "little", signed=True)
+
     def beat(self, now_ns: int) -> None:
         """Show that the writer is alive."""
         self._words[_HEARTBEAT] = now_ns

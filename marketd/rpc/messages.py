@@ -144,7 +144,10 @@ class EmptyParams(Params, frozen=True):
 
 
 class ActorStatus(Result, frozen=True):
-    """One actor process. ``cpu_s`` is user and system time together."""
+    """One actor process. ``cpu_s`` is user and system time together.
+
+    ``loop_lag_ms``: how late its event loop's timers were, but for one in a hundred; None: not known.
+    """
 
     name: str
     state: str
@@ -154,10 +157,56 @@ class ActorStatus(Result, frozen=True):
     rss_bytes: int = 0
     cpu_s: float = 0.0
     detail: str = ""
+    tasks: int = 0
+    threads: int = 0
+    fds: int = 0
+    loop_lag_ms: float | None = None
+
+
+class VenueStatus(Result, frozen=True):
+    """How a live feed stands with its venue.
+
+    ``wanted`` and ``live`` instruments; subscriptions ``pending``; open ``connections``; ``connects`` tried, ``losses``
+    of connections and attempts, planned ``handovers``; ``duplicates`` dropped. By bucket of the rate budget: weight
+    ``used`` of ``capacity``; how often it was throttled or banned (``rests``); until when it is now.
+    """
+
+    wanted: int = 0
+    live: int = 0
+    pending: int = 0
+    connections: int = 0
+    connects: int = 0
+    losses: int = 0
+    handovers: int = 0
+    duplicates: int = 0
+    used: dict[str, int] = {}
+    capacity: dict[str, int] = {}
+    rests: dict[str, int] = {}
+    resting_until_ns: dict[str, int] = {}
+
+
+class VenueClock(Result, frozen=True):
+    """A venue's clock beside ours.
+
+    ``offset_ms``: how much ours is ahead of the venue's, and how far that may be wrong; None: not known. ``source`` of
+    it: the venue's ``server_time``, or ``events`` that came before they happened: then ours is behind by at least that.
+    ``lag_min_ms``: the least that any event took lately from the venue's clock to ours; ``jitter_ms``: by how much that
+    changes from one event to the next, on average.
+    """
+
+    offset_ms: float | None = None
+    uncertainty_ms: float | None = None
+    source: Literal["", "server_time", "events"] = ""
+    lag_min_ms: float | None = None
+    jitter_ms: float | None = None
 
 
 class FeedStatus(Result, frozen=True):
-    """One feed and its ring. ``bars``: what the sampler has counted since it started; empty where there is none."""
+    """One feed and its ring. ``bars``: what the sampler has counted since it started; empty where there is none.
+
+    ``lag_ms``: what events took lately from the venue's clock to ours, on average; None: none came, or they carry no
+    time, or not that of a clock. ``qualities``: how many instruments have which quality.
+    """
 
     name: str
     backend: str
@@ -173,10 +222,18 @@ class FeedStatus(Result, frozen=True):
     last_received_ns: int
     detail: str = ""
     bars: dict[str, int] = {}
+    gaps_by_reason: dict[str, int] = {}
+    rows_per_s: float = 0.0
+    lag_ms: float | None = None
+    qualities: dict[str, int] = {}
+    venue: VenueStatus | None = None
+    clock: VenueClock | None = None
 
 
 class ClientStatus(Result, frozen=True):
-    """One connected client."""
+    """One connected client. ``lag_rows``: how many rows of a feed it is behind, at most, and ``lag_s``: how old the
+    first of these is. ``slow``: it was told that it is about to lose some.
+    """
 
     id: int
     name: str
@@ -186,10 +243,35 @@ class ClientStatus(Result, frozen=True):
     bytes_sent: int
     lost: int
     connected_s: float
+    kinds: list[str] = []
+    instruments: int = 0
+    lag_rows: int = 0
+    lag_s: float = 0.0
+    slow: bool = False
+
+
+class BackfillStatus(Result, frozen=True):
+    """What of a feed's history is still to be asked of its venue: so many ``bars``, of ``series`` that lack some.
+
+    ``from_ns``: where the oldest of these begins; 0 when nothing is missing.
+    """
+
+    series: int = 0
+    bars: int = 0
+    from_ns: int = 0
+
+
+class StoreStatus(Result, frozen=True):
+    """The store: its files, their ``bytes``, what is free beside them. ``measured_ns``: 0, nobody has looked yet."""
+
+    files: int = 0
+    bytes: int = 0
+    free_bytes: int = 0
+    measured_ns: int = 0
 
 
 class HistoryStatus(Result, frozen=True):
-    """What the history manager has done since it started.
+    """What the history manager has done since it started, and what is left to do, by feed.
 
     ``bars`` written to disk; ``pages`` asked of venues, of which ``pages_failed``; stored bars ``verified`` with their
     venue's, of which ``differing``; ``trouble``: by feed, why its pages don't come now, or its ticks are not stored.
@@ -202,6 +284,8 @@ class HistoryStatus(Result, frozen=True):
     verified: int = 0
     differing: int = 0
     trouble: dict[str, str] = {}
+    backfill: dict[str, BackfillStatus] = {}
+    store: StoreStatus = StoreStatus()
 
 
 class Served(Result, frozen=True):
@@ -214,6 +298,17 @@ class Served(Result, frozen=True):
     rows_sent: int = 0
     bytes_sent: int = 0
     rows_lost: int = 0
+
+
+class HostClock(Result, frozen=True):
+    """This machine's clock. ``skewed``: most venues contradict it, by ``offset_ms`` (positive: it is ahead), and
+    ``detail`` says so in a sentence. ``jumps``: how often it was set while the daemon ran.
+    """
+
+    skewed: bool = False
+    offset_ms: float | None = None
+    detail: str = ""
+    jumps: int = 0
 
 
 class StatusResult(Result, frozen=True):
@@ -234,6 +329,7 @@ class StatusResult(Result, frozen=True):
     history: HistoryStatus | None = None
     served: Served = Served()
     problems: list[str] = []
+    clock: HostClock = HostClock()
 
 
 class BackendInfo(Result, frozen=True):
@@ -288,6 +384,45 @@ class InstrumentResult(Result, frozen=True):
     epoch: int
     quality: str
     market: MktPair
+
+
+class WhyParams(Params, frozen=True):
+    """``fqme`` in any case; it may be one that nobody has."""
+
+    fqme: Name
+
+
+class Reason(Result, frozen=True):
+    """One thing that bears on an instrument: a stable ``code``, whether it is ``fine``, worth a ``note`` or a
+    ``problem`` that keeps it from being live, a sentence, and what to do about it.
+    """
+
+    code: str
+    level: Literal["fine", "note", "problem"]
+    text: str
+    todo: str = ""
+
+
+class WhyResult(Result, frozen=True):
+    """Why an instrument is live, or is not. ``fqme`` and ``feed`` are empty where nobody has it."""
+
+    fqme: str
+    feed: str
+    live: bool
+    summary: str
+    reasons: list[Reason]
+
+
+class DebugResult(Result, frozen=True):
+    """An ``archive`` (tar, gzip) for who looks for trouble, what it may be called, and which ``files`` are in it.
+
+    ``missing``: what could not be had, by process or file, and why.
+    """
+
+    name: str
+    files: list[str]
+    missing: dict[str, str]
+    archive: bytes
 
 
 # --- streams ---
@@ -806,6 +941,8 @@ METHODS: dict[str, tuple[type[Params], type[Result]]] = {
     "backends": (EmptyParams, BackendsResult),
     "search": (SearchParams, SearchResult),
     "instrument": (InstrumentParams, InstrumentResult),
+    "why": (WhyParams, WhyResult),
+    "debug": (EmptyParams, DebugResult),
     "subscribe": (SubscribeParams, SubscribeResult),
     "update": (UpdateParams, SubscribeResult),
     "unsubscribe": (UnsubscribeParams, UnsubscribeResult),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from backends import backend as backends
+from marketd.observe.histogram import HistogramReport
 from marketd.ring.reader import RingReader
-from marketd.rpc.messages import FeedState, FeedStatus
+from marketd.rpc.messages import FeedState, FeedStatus, VenueClock
 from marketd.supervise.messages import ActorSpec, FeedInfo, FeedReport
+from marketd.supervise.reports import sum_reports
 from marketd.supervise.segments import series_of
 from marketd.supervise.service import Service
 from marketd.supervise.specs import feed_spec
@@ -68,7 +69,7 @@ class FeedService:
         report = self._report()
         if report is not None:
             self._past.append(report)
-            self._past = [_sum(self._past)]
+            self._past = [sum_reports(self._past)]
         self._present = self._final = None
 
     def _report(self) -> FeedReport | None:
@@ -116,8 +117,7 @@ class FeedService:
 
     def status(self, bars: dict[str, int]) -> FeedStatus:
         """What an operator wants to know of it; ``bars`` is what the sampler has counted."""
-        report = self._report()
-        total = _sum([*self._past, report] if report is not None else self._past)
+        total = self._total()
         return FeedStatus(
             name=self.name,
             backend=self.backend,
@@ -133,7 +133,32 @@ class FeedService:
             last_received_ns=total.last_received_ns,
             detail=self.service.detail or total.detail,
             bars=bars,
+            gaps_by_reason=total.gaps_by_reason,
+            rows_per_s=total.rows_per_s,
+            lag_ms=total.lag_ms,
+            qualities=total.qualities,
+            venue=total.venue,
+            clock=total.clock,
         )
+
+    @property
+    def clock(self) -> VenueClock | None:
+        """What it knows of its venue's clock."""
+        return self._total().clock
+
+    def delays(self) -> tuple[HistogramReport, HistogramReport]:
+        """From the venue's time of events to ours, and from then until readers could see them."""
+        total = self._total()
+        return total.event_lag, total.publish_lag
+
+    def behind(self, cursor: int) -> int:
+        """How many rows its ring has after this one."""
+        return max(0, self._reader.published - cursor)
+
+    def _total(self) -> FeedReport:
+        """The sum of its lives."""
+        report = self._report()
+        return sum_reports([*self._past, report] if report is not None else self._past)
 
     async def stop(self, why: str = "") -> None:
         """Stop its actor, and keep what that has reported."""
@@ -149,22 +174,3 @@ class FeedService:
     def close(self) -> None:
         """Let go of its segments."""
         self._reader.close()
-
-
-def _sum(reports: list[FeedReport]) -> FeedReport:
-    """Add the counts of several lives of one feed; what is no count is the newest."""
-    rows: dict[str, int] = {}
-    messages: dict[str, int] = {}
-    for report in reports:
-        for totals, counts in ((rows, report.rows_by_kind), (messages, report.messages)):
-            for key, count in counts.items():
-                totals[key] = totals.get(key, 0) + count
-    newest = reports[-1] if reports else FeedReport("starting", 0, {}, {}, 0, 0, 0)
-    return msgspec.structs.replace(
-        newest,
-        rows_by_kind=rows,
-        messages=messages,
-        gaps=rows.get("gap", 0),
-        last_event_ns=max((report.last_event_ns for report in reports), default=0),
-        last_received_ns=max((report.last_received_ns for report in reports), default=0),
-    )

@@ -4,18 +4,16 @@ What parent and child say to each other besides the actors' own methods:
 
     child  -> parent   actor.pulse (PulseReport), every 0.25 s;  actor.ready (whatever the actor has to say)
     child  -> parent   actor.outcome ([Failure], or [] if it returned), a request: once answered, the process ends
-    parent -> child    actor.stop;  actor.log (LogSpec), how to speak from now on
+    parent -> child    actor.stop;  actor.log (LogSpec), how to speak from now on;  actor.debug, a request, for who
+                       looks for trouble
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import os
-import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
@@ -24,13 +22,14 @@ import trio
 
 from marketd import logs
 from marketd.errors import ActorError
+from marketd.observe.stacks import own_stacks, prepare
+from marketd.observe.vitals import Vitals, VitalsWatch
 from marketd.supervise.link import Link
-from marketd.supervise.messages import ActorSpec, LogSpec
+from marketd.supervise.messages import ActorSpec, DebugReport, LogSpec
 
 PULSE_S = 0.25
 OUTCOME_TIMEOUT_S = 2.0
 FAILURE_TEXT_MAX = 64 * 1024
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 T = TypeVar("T")
 
@@ -41,9 +40,7 @@ class PulseReport(msgspec.Struct, frozen=True):
     """A sign of life. ``statistics`` is the actor's own struct in MessagePack, empty when it has none."""
 
     statistics: bytes
-    rss_bytes: int
-    cpu_s: float
-    tasks: int
+    vitals: Vitals
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -77,6 +74,7 @@ class ActorHandle:
         self.stopping = trio.Event()
         self._config = spec.config
         self._provider: Callable[[], msgspec.Struct] | None = None
+        self._vitals = VitalsWatch()
 
     def config(self, type: type[T]) -> T:
         """Decode the actor's configuration.
@@ -100,20 +98,20 @@ class ActorHandle:
         """Tell the parent how this process fares now."""
         report = PulseReport(
             statistics=b"" if self._provider is None else msgspec.msgpack.encode(self._provider()),
-            rss_bytes=_rss_bytes(),
-            cpu_s=time.process_time(),
-            tasks=trio.lowlevel.current_statistics().tasks_living,
+            vitals=self._vitals.read(),
         )
         await self.link.notify("actor.pulse", report)
+
+    async def send_pulses(self) -> None:
+        """Send pulses until cancelled."""
+        while True:
+            await self.send_pulse()
+            await self._vitals.sleep(PULSE_S)
 
 
 def configure_log(how: LogSpec, actor: str) -> None:
     """Let this process speak so from now on."""
     logs.configure(how.level, how.format, actor)
-
-
-def _rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 async def run_actor(spec: ActorSpec, link: Link, receive: AsyncIterator[bytes]) -> int:
@@ -131,8 +129,13 @@ async def run_actor(spec: ActorSpec, link: Link, receive: AsyncIterator[bytes]) 
         configure_log(how, spec.name)
         log.debug("log.configured", level=how.level)
 
+    async def debug() -> DebugReport:
+        return DebugReport(logs.recent(), own_stacks())
+
+    prepare()
     link.handle("actor.stop", None, stop, early=True)
     link.handle("actor.log", LogSpec, speak, early=True)
+    link.handle("actor.debug", None, debug, early=True)
     status = 1
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_serve_link, link, receive, nursery.cancel_scope)
@@ -154,7 +157,7 @@ async def _serve_link(link: Link, receive: AsyncIterator[bytes], scope: trio.Can
 async def _run_function(spec: ActorSpec, actor: ActorHandle, scope: trio.CancelScope) -> list[Failure]:
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_send_pulses, actor)
+            nursery.start_soon(actor.send_pulses)
             # In a thread, because importing may take seconds and the pulses must go on.
             function = await trio.to_thread.run_sync(_find_function, spec.run)
             await function(actor)
@@ -165,12 +168,6 @@ async def _run_function(spec: ActorSpec, actor: ActorHandle, scope: trio.CancelS
         log.exception("actor.failed")
         return [Failure.of(error)]
     return []
-
-
-async def _send_pulses(actor: ActorHandle) -> None:
-    while True:
-        await actor.send_pulse()
-        await trio.sleep(PULSE_S)
 
 
 def _find_function(run: str) -> Callable[[ActorHandle], Awaitable[None]]:

@@ -7,9 +7,28 @@ from typing import Any, Literal
 import msgspec
 
 from marketd.model import MktPair
-from marketd.rpc.messages import ClientStatus, FeedState, Served
+from marketd.observe.histogram import HistogramReport
+from marketd.observe.vitals import Vitals
+from marketd.rpc.messages import ClientStatus, FeedState, Served, StatusResult, VenueClock, VenueStatus
 
 ROUTE_S = 5.0  # what a request that goes through the supervisor may take longer than the work itself
+
+# --- any actor: request `actor.debug` -> DebugReport ---
+
+
+class DebugReport(msgspec.Struct, frozen=True):
+    """What an actor says of itself when somebody looks for trouble: its last log lines, its tasks' stacks."""
+
+    log: list[str]
+    stacks: str
+
+
+class DebugParts(msgspec.Struct, frozen=True):
+    """Answer of the request ``debug`` of a gateway: files by name, and whose part is not there, and why."""
+
+    files: dict[str, str]
+    missing: dict[str, str]
+
 
 # --- specs: what an actor is started with ---
 
@@ -240,7 +259,8 @@ class FeedReport(msgspec.Struct, frozen=True):
     """A feed's statistics, sent with every pulse, and with the notification ``finished`` when its source has ended.
 
     ``reached``: its venue has been reached, in this life: what is wanted of it could be had. ``quiet``: see
-    :meth:`backends.backend.Source.quiet`.
+    :meth:`backends.backend.Source.quiet`. ``event_lag``: from the venue's time of an event to ours; ``publish_lag``:
+    from then until readers could see it.
     """
 
     state: FeedState
@@ -253,6 +273,14 @@ class FeedReport(msgspec.Struct, frozen=True):
     detail: str = ""
     reached: bool = True
     quiet: bool = False
+    gaps_by_reason: dict[str, int] = {}
+    rows_per_s: float = 0.0
+    lag_ms: float | None = None
+    qualities: dict[str, int] = {}
+    venue: VenueStatus | None = None
+    clock: VenueClock | None = None
+    event_lag: HistogramReport = HistogramReport()
+    publish_lag: HistogramReport = HistogramReport()
 
 
 class PageResult(msgspec.Struct, frozen=True):
@@ -338,13 +366,28 @@ class GatewayReport(msgspec.Struct, frozen=True):
     """A gateway's statistics, sent with every pulse.
 
     ``feeds``: those that it reads, with the epochs of their rings; ``cursors``: the newest row of each that its clients
-    may read.
+    may read. ``delivery_lag``: from when a row was received until a client's socket had it.
     """
 
     clients: list[ClientStatus]
     served: Served = Served()
     feeds: dict[str, int] = {}
     cursors: dict[str, int] = {}
+    delivery_lag: HistogramReport = HistogramReport()
+
+
+class Measures(msgspec.Struct, frozen=True):
+    """Answer of the request ``measures``: the status, and what of the pulses only metrics show, by actor and by feed.
+
+    ``reader_lag_rows``: by reader and feed, how far its ring is ahead.
+    """
+
+    status: StatusResult
+    vitals: dict[str, Vitals]
+    event_lag: dict[str, HistogramReport]
+    publish_lag: dict[str, HistogramReport]
+    delivery_lag: HistogramReport
+    reader_lag_rows: dict[str, dict[str, int]]
 
 
 class RoutePage(msgspec.Struct, frozen=True):
@@ -372,6 +415,13 @@ class RouteRecord(msgspec.Struct, frozen=True):
     duration_s: float
 
 
+class RouteExplain(msgspec.Struct, frozen=True):
+    """Request ``explain``: ask one live feed what it knows of an instrument; answered with ``VenueFacts``."""
+
+    feed: str
+    fqme: str
+
+
 class RouteFind(msgspec.Struct, frozen=True):
     """Request ``find``: ask every live feed, see :class:`FeedFind`; answered with a list of :class:`Found`."""
 
@@ -393,6 +443,7 @@ class Demand(msgspec.Struct, frozen=True):
     names: dict[str, list[str]] = {}
 
 
-# Requests of a gateway without parameters: `feeds` -> list[FeedInfo], `status` -> StatusResult,
+# Requests of a gateway without parameters: `feeds` -> list[FeedInfo], `status` -> StatusResult, `measures` -> Measures,
+# `debug` -> DebugParts,
 # `backends` -> list[BackendInfo]. The supervisor notifies gateways and the sampler of `feeds_changed` with a
 # list[FeedInfo].

@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from marketd.errors import ActorDied, LinkClosed, RequestTimeout
+from marketd.observe.vitals import Vitals
 from marketd.supervise.handle import Failure, PulseReport
 from marketd.supervise.link import Link
 
@@ -34,9 +35,7 @@ class Pulse:
 
     received_monotonic: float
     statistics: msgspec.Raw
-    rss_bytes: int
-    cpu_s: float
-    tasks: int
+    vitals: Vitals
 
 
 class Child:
@@ -167,7 +166,7 @@ class Child:
     async def _take_pulse(self, report: PulseReport) -> None:
         self._pulses += 1
         statistics = msgspec.Raw(report.statistics)
-        self.last_pulse = Pulse(time.monotonic(), statistics, report.rss_bytes, report.cpu_s, report.tasks)
+        self.last_pulse = Pulse(time.monotonic(), statistics, report.vitals)
         self.begun.set()
 
     async def _take_ready(self, info: msgspec.Raw) -> None:

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from marketd.errors import ActorError
+from marketd.observe.vitals import Vitals
 from marketd.retry import RestartPolicy
 from marketd.rpc.messages import ActorStatus, FeedState
 from marketd.supervise.actor import Child, Tree
@@ -22,6 +23,26 @@ GRACE_S = 1.0
 R = TypeVar("R")
 
 log = structlog.get_logger("marketd.supervise.service")
+
+
+def actor_status(
+    *, name: str, state: str, pid: int | None, restarts: int, uptime_s: float, vitals: Vitals, detail: str = ""
+) -> ActorStatus:
+    """Put together what an operator wants to know of a process."""
+    return ActorStatus(
+        name=name,
+        state=state,
+        pid=pid,
+        restarts=restarts,
+        uptime_s=round(uptime_s, 3),
+        rss_bytes=vitals.rss_bytes,
+        cpu_s=vitals.cpu_s,
+        detail=detail,
+        tasks=vitals.tasks,
+        threads=vitals.threads,
+        fds=vitals.fds,
+        loop_lag_ms=vitals.loop_lag.quantile_ms(0.99),
+    )
 
 
 class Service:
@@ -141,18 +162,21 @@ class Service:
 
     def status(self) -> ActorStatus:
         """What an operator wants to know of it."""
-        child = self.child
-        pulse = child.last_pulse if child is not None else None
-        return ActorStatus(
+        return actor_status(
             name=self.name,
             state=self.state,
-            pid=child.pid if child is not None else None,
+            pid=self.child.pid if self.child is not None else None,
             restarts=self.restarts,
-            uptime_s=round(trio.current_time() - self._started_s, 3),
-            rss_bytes=pulse.rss_bytes if pulse is not None else 0,
-            cpu_s=pulse.cpu_s if pulse is not None else 0.0,
+            uptime_s=trio.current_time() - self._started_s,
+            vitals=self.vitals,
             detail=self.detail,
         )
+
+    @property
+    def vitals(self) -> Vitals:
+        """The figures of its process, as it last told them; all 0 while there is none."""
+        pulse = self.child.last_pulse if self.child is not None else None
+        return pulse.vitals if pulse is not None else Vitals()
 
     async def _live(self, tree: Tree) -> str:
         """One life: return why it ended."""

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial, reduce
 
 import msgspec
-import psutil
 import structlog
 import trio
 
@@ -26,9 +25,11 @@ from marketd.config import Config
 from marketd.errors import ActorError, RequestRefused
 from marketd.gateway.totals import add
 from marketd.model import MktPair
+from marketd.observe.histogram import merged
+from marketd.observe.stacks import prepare
+from marketd.observe.vitals import VitalsWatch
 from marketd.paths import Paths
 from marketd.rpc.messages import (
-    ActorStatus,
     BackendInfo,
     FeedStatus,
     HistoryStatus,
@@ -41,13 +42,16 @@ from marketd.supervise.activation import PassedSocket
 from marketd.supervise.actor import Child, Tree, open_tree
 from marketd.supervise.admin import ROOT, Admin
 from marketd.supervise.announce import Announcer
+from marketd.supervise.clocks import ClockWatch
+from marketd.supervise.dump import collect
 from marketd.supervise.epochs import note_ends
 from marketd.supervise.feed import FeedService
-from marketd.supervise.handle import configure_log
+from marketd.supervise.handle import PULSE_S, configure_log
 from marketd.supervise.levels import LogLevels
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
     ROUTE_S,
+    DebugParts,
     Demand,
     FeedBegin,
     FeedDemand,
@@ -60,6 +64,8 @@ from marketd.supervise.messages import (
     Found,
     GatewayReady,
     GatewayReport,
+    Measures,
+    RouteExplain,
     RouteFind,
     RoutePage,
     RouteRecord,
@@ -71,7 +77,7 @@ from marketd.supervise.progress import ActorLook, FeedLook, Look
 from marketd.supervise.readiness import problems as readiness_problems
 from marketd.supervise.reloader import Loaded, Reloader
 from marketd.supervise.segments import instance_lock, open_segments, sweep
-from marketd.supervise.service import Service
+from marketd.supervise.service import Service, actor_status
 from marketd.supervise.specs import (
     gateway_name,
     gateway_spec,
@@ -85,6 +91,7 @@ GATEWAY_GRACE_S = 1.6
 HISTORY_GRACE_S = 5.0  # to write what is not on disk yet
 SEARCH_TIMEOUT_S = 5.0
 NOTIFY_TIMEOUT_S = 1.0
+CLOCKS_S = 2.0  # between two looks at what the feeds say of their venues' clocks
 FIND_TIMEOUT_S = 3.0
 SETTLE_TIMEOUT_S = 10.0
 
@@ -122,6 +129,7 @@ async def run(
     """
     notifier = notifier or Notifier()
     paths.create()
+    prepare()
     levels = LogLevels(log_spec(config))
     with instance_lock(paths, config.instance), open_segments(config, paths), _announcement(paths):
         async with open_tree(config.instance, levels.of) as tree:
@@ -133,6 +141,8 @@ async def run(
                 nursery.start_soon(supervisor.stop_on_signal)
                 nursery.start_soon(reloader.reload_on_signal)
                 nursery.start_soon(announcer.run)
+                nursery.start_soon(supervisor.watch_vitals)
+                nursery.start_soon(supervisor.watch_clocks)
                 if exit_when_done:
                     nursery.start_soon(supervisor.stop_when_finished)
                 async with trio.open_nursery() as services:
@@ -196,7 +206,8 @@ class Supervisor:
         self.paths = paths
         self.levels = levels or LogLevels(log_spec(config))
         self._on_ready = on_ready
-        self._process = psutil.Process()
+        self._vitals = VitalsWatch()
+        self._clocks = ClockWatch()
         self._started_s = trio.current_time()
         self._changed = trio.Event()
         self._addresses: list[str] = []
@@ -434,9 +445,12 @@ class Supervisor:
     def _gateway_handlers(self, number: int, link: Link) -> None:
         link.handle("feeds", None, self._answer_feeds)
         link.handle("status", None, self.status)
+        link.handle("measures", None, self.measures)
+        link.handle("debug", None, self.debug)
         link.handle("backends", None, self._answer_backends)
         link.handle("search", RouteSearch, self._route_search)
         link.handle("find", RouteFind, self._route_find)
+        link.handle("explain", RouteExplain, self._route_explain)
         link.handle("record", RouteRecord, self._route_record)
         link.handle("demand", Demand, partial(self._note_demand, number))
         if self._admin is not None:
@@ -492,6 +506,10 @@ class Supervisor:
                     nursery.start_soon(ask, feed, feed.service.child.link)
         return found
 
+    async def _route_explain(self, request: RouteExplain) -> msgspec.Raw:
+        link = self._feed_link(request.feed)
+        return await link.request("explain", request.fqme, result=msgspec.Raw, timeout_s=FIND_TIMEOUT_S)
+
     async def _route_record(self, request: RouteRecord) -> RecordResult:
         link = self._feed_link(request.feed)
         params = FeedRecord(name=request.name, duration_s=request.duration_s)
@@ -520,17 +538,15 @@ class Supervisor:
         """The whole daemon, from what its actors last said: nobody is waited for."""
         reports = self.gateway_reports()
         problems = self._problems(reports)
-        with self._process.oneshot():
-            cpu = self._process.cpu_times()
-            own = ActorStatus(
-                name=ROOT,
-                state="live",
-                pid=os.getpid(),
-                restarts=0,
-                uptime_s=round(trio.current_time() - self._started_s, 3),
-                rss_bytes=self._process.memory_info().rss,
-                cpu_s=cpu.user + cpu.system,
-            )
+        sampler = self.sampler.report(SamplerReport) if self.sampler is not None else None
+        own = actor_status(
+            name=ROOT,
+            state="live",
+            pid=os.getpid(),
+            restarts=0,
+            uptime_s=trio.current_time() - self._started_s,
+            vitals=self._vitals.read(),
+        )
         return StatusResult(
             version=__version__,
             instance=self.config.instance,
@@ -544,7 +560,40 @@ class Supervisor:
             history=self.history.report(HistoryStatus) if self.history is not None else None,
             served=reduce(add, (report.served for report in reports.values()), Served()),
             problems=problems,
+            clock=self._clocks.status(sampler.clock_jumps if sampler is not None else 0),
         )
+
+    async def measures(self) -> Measures:
+        """The status, and what only metrics show of the last pulses."""
+        delays = {feed.name: feed.delays() for feed in self.feeds.values()}
+        return Measures(
+            status=await self.status(),
+            vitals={ROOT: self._vitals.read()} | {service.name: service.vitals for service in self.services},
+            event_lag={name: event for name, (event, _) in delays.items()},
+            publish_lag={name: publish for name, (_, publish) in delays.items()},
+            delivery_lag=merged(report.delivery_lag for report in self.gateway_reports().values()),
+            reader_lag_rows={
+                reader: {
+                    name: self.feeds[name].behind(cursor) for name, cursor in cursors.items() if name in self.feeds
+                }
+                for reader, cursors in self._read_cursors().items()
+            },
+        )
+
+    async def debug(self) -> DebugParts:
+        """Collect everything that helps in trouble."""
+        return await collect(self.config, self.paths, {service.name: service.child for service in self.services})
+
+    async def watch_vitals(self) -> None:
+        """See how promptly our own event loop runs, for ever."""
+        while True:
+            await self._vitals.sleep(PULSE_S)
+
+    async def watch_clocks(self) -> None:
+        """See whether the machine's clock is right, for ever."""
+        while True:
+            await trio.sleep(CLOCKS_S)
+            self._clocks.look({feed.name: feed.clock for feed in self.feeds.values()})
 
     def feed_statuses(self) -> list[FeedStatus]:
         """What an operator wants to know of each feed."""
@@ -554,10 +603,6 @@ class Supervisor:
 
     def look(self) -> Look:
         """What tells whether the daemon does its work."""
-        reports = self.gateway_reports()
-        read = {name: report.cursors for name, report in reports.items()}
-        if self.sampler is not None and (sampled := self.sampler.report(SamplerReport)):
-            read[self.sampler.name] = sampled.cursors
         return Look(
             at_s=trio.current_time(),
             actors=[ActorLook(service.name, service.state, _pulse_age_s(service)) for service in self.services],
@@ -565,8 +610,15 @@ class Supervisor:
                 FeedLook(feed.name, feed.state, status.cursor, sum(status.messages.values()), feed.quiet)
                 for feed, status in zip(self.feeds.values(), self.feed_statuses(), strict=True)
             ],
-            readers=read,
+            readers=self._read_cursors(),
         )
+
+    def _read_cursors(self) -> dict[str, dict[str, int]]:
+        """How far gateways and sampler have read each feed, by reader and feed."""
+        read = {name: report.cursors for name, report in self.gateway_reports().items()}
+        if self.sampler is not None and (sampled := self.sampler.report(SamplerReport)):
+            read[self.sampler.name] = sampled.cursors
+        return read
 
     def gateway_reports(self) -> dict[str, GatewayReport]:
         """What each gateway has last said."""

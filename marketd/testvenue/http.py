@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http
 import urllib.parse
+from dataclasses import replace
 from typing import Any
 
 import h11
@@ -18,7 +19,7 @@ from marketd.errors import ConfigError
 from marketd.testvenue.connection import reset
 from marketd.testvenue.engine import Engine
 from marketd.testvenue.faults import Fault, spoil
-from marketd.testvenue.venue import Request, Response, Session, Venue, encode
+from marketd.testvenue.venue import SECOND_NS, Request, Response, Session, Venue, encode
 
 BODY_BYTES_MAX = 1 << 20
 HEAD_BYTES_MAX = 1 << 18  # addresses with a thousand streams are long
@@ -117,6 +118,9 @@ class HttpConnection:
             body = recording.bodies.get(f"{path}?{raw_query}") or recording.bodies.get(path)
             if body is not None:
                 return Response(200, body)
+        skew = self._engine.board.find("clock_skew", name)
+        if skew is not None:
+            request = replace(request, skew_ns=int(skew.fault.skew_s * SECOND_NS))
         return venue.rest(request, now_ns)
 
     async def _websocket(self, venue: Venue, request: Request, head: h11.Request) -> None:

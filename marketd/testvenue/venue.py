@@ -54,13 +54,17 @@ Reply = Say | Ping | Bye
 
 @dataclass(frozen=True)
 class Request:
-    """A REST request, or a websocket's opening one. ``path`` is without the venue's prefix; ``host`` is HOST:PORT."""
+    """A REST request, or a websocket's opening one. ``path`` is without the venue's prefix; ``host`` is HOST:PORT.
+
+    ``skew_ns``: by so much a fault wants the server's own time to be wrong, where that is asked for.
+    """
 
     path: str
     query: Mapping[str, str]
     method: str = "GET"
     host: str = "127.0.0.1"
     secure: bool = False
+    skew_ns: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from marketd.gateway.routed import daemon_status
+from marketd.gateway.routed import daemon_measures, daemon_status
 from marketd.web.metrics import CONTENT_TYPE, exposition
 
 if TYPE_CHECKING:
@@ -38,5 +38,4 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Answer in Prometheus' text format."""
     gateway: Gateway = request.app.state.gateway
-    status = await daemon_status(gateway.link)
-    return Response(exposition(status), media_type=CONTENT_TYPE)
+    return Response(exposition(await daemon_measures(gateway.link)), media_type=CONTENT_TYPE)

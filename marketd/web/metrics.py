@@ -1,9 +1,11 @@
-"""Pure: the daemon's status as Prometheus reads it. Names end in their units, counters in ``_total``."""
+"""Pure: what the daemon measures as Prometheus reads it. Names end in their units, counters in ``_total``.
+
+`docs/http.md` lists them all; a test holds the two together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -11,76 +13,102 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from marketd.clock import SECOND_NS
-from marketd.rpc.messages import ActorStatus, FeedStatus, HistoryStatus, Served, StatusResult
+from marketd.observe.vitals import Vitals
+from marketd.rpc.messages import (
+    ActorStatus,
+    ClientStatus,
+    HistoryStatus,
+    HostClock,
+    Served,
+    StatusResult,
+)
+from marketd.supervise.messages import Measures
+from marketd.web.families import counter, gauge, histograms
+from marketd.web.feed_metrics import clock_metrics, delay_metrics, feed_metrics, venue_metrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-T = TypeVar("T")
 
-_STATES = ("starting", "live", "down", "failing", "finished", "stopped")
+CLIENT_NAMES_MAX = 50  # of those that are the furthest behind
 
 
-def exposition(status: StatusResult) -> bytes:
+def exposition(measures: Measures) -> bytes:
     """Return all metrics in the text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Status(status))
+    registry.register(_Daemon(measures))
     return generate_latest(registry)
 
 
-class _Status(Collector):
-    def __init__(self, status: StatusResult) -> None:
-        self._status = status
+class _Daemon(Collector):
+    def __init__(self, measures: Measures) -> None:
+        self._measures = measures
 
     def collect(self) -> Iterator[Metric]:
-        status = self._status
-        info = GaugeMetricFamily("marketd_build_info", "Which version runs.", labels=["version", "instance"])
-        info.add_metric([status.version, status.instance], 1)
-        yield info
-        yield GaugeMetricFamily("marketd_ready", "1 when every feed is live and no actor is down.", int(status.ready))
-        yield GaugeMetricFamily("marketd_uptime_seconds", "Since the daemon's start.", status.uptime_s)
+        measures, status = self._measures, self._measures.status
+        yield from _whole(status)
+        yield from _host_clock(status.clock)
         yield from _actors(status.actors)
-        yield from _feeds(status.feeds)
-        yield GaugeMetricFamily("marketd_clients", "Clients that are connected.", len(status.clients))
-        yield from _clients(status.served)
+        yield from _vitals(measures.vitals)
+        yield from feed_metrics(status.feeds)
+        yield from venue_metrics({feed.name: feed.venue for feed in status.feeds if feed.venue is not None})
+        yield from clock_metrics({feed.name: feed.clock for feed in status.feeds if feed.clock is not None})
+        yield from delay_metrics(measures)
+        yield from _clients(status.clients)
+        yield from _served(status.served)
         if status.history is not None:
             yield from _history(status.history)
+            yield from _store(status.history)
+
+
+def _whole(status: StatusResult) -> Iterator[Metric]:
+    info = GaugeMetricFamily("marketd_build_info", "Which version runs.", labels=["version", "instance"])
+    info.add_metric([status.version, status.instance], 1)
+    yield info
+    yield GaugeMetricFamily("marketd_ready", "1 when every feed is live and no actor is down.", int(status.ready))
+    yield GaugeMetricFamily("marketd_uptime_seconds", "Since the daemon's start.", status.uptime_s)
+
+
+def _host_clock(clock: HostClock) -> Iterator[Metric]:
+    yield GaugeMetricFamily("marketd_clock_skewed", "1 while most venues contradict our clock.", int(clock.skewed))
+    yield CounterMetricFamily("marketd_clock_jumps", "How often the clock was set while the daemon ran.", clock.jumps)
 
 
 def _actors(actors: list[ActorStatus]) -> Iterator[Metric]:
     pairs = [([actor.name], actor) for actor in actors]
-    yield _gauge("marketd_actor_up", "1 while the process lives and says so.", ["actor"], pairs,
+    yield gauge("marketd_actor_up", "1 while the process lives and says so.", ["actor"], pairs,
                  lambda actor: int(actor.state in ("live", "finished")))  # fmt: skip
-    yield _gauge("marketd_actor_uptime_seconds", "Of its present life.", ["actor"], pairs, lambda actor: actor.uptime_s)
-    yield _gauge("marketd_actor_resident_memory_bytes", "Of the process.", ["actor"], pairs, lambda a: a.rss_bytes)
-    yield _counter("marketd_actor_cpu_seconds", "User and system, of its present life.", ["actor"], pairs,
+    yield gauge("marketd_actor_uptime_seconds", "Of its present life.", ["actor"], pairs, lambda actor: actor.uptime_s)
+    yield gauge("marketd_actor_resident_memory_bytes", "Of the process.", ["actor"], pairs, lambda a: a.rss_bytes)
+    yield counter("marketd_actor_cpu_seconds", "User and system, of its present life.", ["actor"], pairs,
                    lambda actor: actor.cpu_s)  # fmt: skip
-    yield _counter("marketd_actor_restarts", "How often it was replaced.", ["actor"], pairs, lambda a: a.restarts)
+    yield counter("marketd_actor_restarts", "How often it was replaced.", ["actor"], pairs, lambda a: a.restarts)
 
 
-def _feeds(feeds: list[FeedStatus]) -> Iterator[Metric]:
-    pairs = [([feed.name], feed) for feed in feeds]
-    states = GaugeMetricFamily("marketd_feed_state", "1 for the state that the feed is in.", labels=["feed", "state"])
-    rows = CounterMetricFamily("marketd_feed_rows", "Rows written to the ring.", labels=["feed", "kind"])
-    told = CounterMetricFamily("marketd_feed_messages", "Messages of the venue, by type.", labels=["feed", "type"])
-    bars = CounterMetricFamily("marketd_bars", "What the sampler counts.", labels=["feed", "what"])
-    for feed in feeds:
-        for state in _STATES:
-            states.add_metric([feed.name, state], int(feed.state == state))
-        for family, counts in ((rows, feed.rows_by_kind), (told, feed.messages), (bars, feed.bars)):
-            for name, count in counts.items():
-                family.add_metric([feed.name, name], count)
-    yield from (states, rows, told, bars)
-    yield _gauge("marketd_feed_instruments", "Instruments in its table.", ["feed"], pairs, lambda f: f.instruments)
-    yield _gauge("marketd_feed_ring_rows", "Rows that its ring keeps.", ["feed"], pairs, lambda f: f.ring_rows)
-    yield _gauge("marketd_feed_cursor", "Its newest row, in this epoch.", ["feed"], pairs, lambda feed: feed.cursor)
-    yield _counter("marketd_feed_gaps", "Gap rows: what the venue sent and did not arrive.", ["feed"], pairs,
-                   lambda feed: feed.gaps)  # fmt: skip
-    yield _gauge("marketd_feed_last_event_timestamp_seconds", "The venue's time of its newest event.", ["feed"], pairs,
-                 lambda feed: feed.last_event_ns / SECOND_NS)  # fmt: skip
-    yield _gauge("marketd_feed_last_received_timestamp_seconds", "Our time of its newest message.", ["feed"], pairs,
-                 lambda feed: feed.last_received_ns / SECOND_NS)  # fmt: skip
+def _vitals(vitals: Mapping[str, Vitals]) -> Iterator[Metric]:
+    pairs = [([name], each) for name, each in vitals.items()]
+    yield gauge("marketd_actor_open_fds", "Open file descriptors.", ["actor"], pairs, lambda each: each.fds)
+    yield gauge("marketd_actor_threads", "Threads of the process.", ["actor"], pairs, lambda each: each.threads)
+    yield gauge("marketd_actor_tasks", "Tasks of its event loop.", ["actor"], pairs, lambda each: each.tasks)
+    lags = {name: each.loop_lag for name, each in vitals.items()}
+    yield histograms("marketd_actor_loop_lag_seconds", "How late the event loop's timers are.", "actor", lags)
 
 
-def _clients(served: Served) -> Iterator[Metric]:
+def _clients(clients: list[ClientStatus]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("marketd_clients", "Clients that are connected.", len(clients))
+    subscriptions = sum(client.subscriptions for client in clients)
+    yield GaugeMetricFamily("marketd_client_subscriptions", "Subscriptions of all clients.", subscriptions)
+    slow = sum(client.slow for client in clients)
+    yield GaugeMetricFamily("marketd_clients_slow", "Clients that are about to lose rows.", slow)
+    worst: dict[str, ClientStatus] = {}  # numbers of clients are no labels: there is no end to them
+    for client in sorted(clients, key=lambda client: client.lag_rows)[-CLIENT_NAMES_MAX:]:
+        worst[client.name] = client
+    pairs = [([name], client) for name, client in sorted(worst.items())]
+    yield gauge("marketd_client_lag_rows", "Rows that wait for the slowest client of this name.", ["name"], pairs,
+                lambda client: client.lag_rows)  # fmt: skip
+    yield gauge("marketd_client_lag_seconds", "How old the first of these is.", ["name"], pairs,
+                lambda client: client.lag_s)  # fmt: skip
+
+
+def _served(served: Served) -> Iterator[Metric]:
     for name, text, value in (
         ("connections", "Connections that clients have made.", served.connections),
         ("rows_sent", "Rows sent to clients.", served.rows_sent),
@@ -106,25 +134,17 @@ def _history(history: HistoryStatus) -> Iterator[Metric]:
     for feed in history.trouble:
         trouble.add_metric([feed], 1)
     yield trouble
+    pairs = [([feed], each) for feed, each in history.backfill.items()]
+    yield gauge("marketd_backfill_missing_bars", "Bars still to be asked for.", ["feed"], pairs, lambda b: b.bars)
+    yield gauge("marketd_backfill_missing_series", "Series that lack some.", ["feed"], pairs, lambda b: b.series)
+    yield gauge("marketd_backfill_missing_from_timestamp_seconds", "Where the oldest of these begins; 0: none.",
+                 ["feed"], pairs, lambda backfill: backfill.from_ns / SECOND_NS)  # fmt: skip
 
 
-def _gauge(
-    name: str, text: str, labels: list[str], pairs: Iterable[tuple[list[str], T]], value: Callable[[T], float]
-) -> Metric:
-    return _filled(GaugeMetricFamily(name, text, labels=labels), pairs, value)
-
-
-def _counter(
-    name: str, text: str, labels: list[str], pairs: Iterable[tuple[list[str], T]], value: Callable[[T], float]
-) -> Metric:
-    return _filled(CounterMetricFamily(name, text, labels=labels), pairs, value)
-
-
-def _filled(
-    family: GaugeMetricFamily | CounterMetricFamily,
-    pairs: Iterable[tuple[list[str], T]],
-    value: Callable[[T], float],
-) -> Metric:
-    for label, item in pairs:
-        family.add_metric(label, value(item))
-    return family
+def _store(history: HistoryStatus) -> Iterator[Metric]:
+    store = history.store
+    if not store.measured_ns:
+        return
+    yield GaugeMetricFamily("marketd_store_size_bytes", "All files of the store.", store.bytes)
+    yield GaugeMetricFamily("marketd_store_files", "How many there are.", store.files)
+    yield GaugeMetricFamily("marketd_store_free_bytes", "What is free on their file system.", store.free_bytes)

@@ -21,7 +21,7 @@ from marketd.client import CannotConnect, connect
 from marketd.paths import Paths
 from tests.scenario.service_manager import ServiceManager
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 60.0  # on a busy machine
 _numbers = itertools.count(1)
 
 

@@ -87,9 +87,9 @@ async def test_actor_gets_its_config_answers_and_reports(tree):
         await echo(child, 7)
         await eventually(lambda: msgspec.msgpack.decode(child.last_pulse.statistics, type=Number) == Number(1))
         pulse = child.last_pulse
-        assert pulse.rss_bytes > 1 << 20
-        assert pulse.cpu_s > 0
-        assert pulse.tasks > 1
+        assert pulse.vitals.rss_bytes > 1 << 20
+        assert pulse.vitals.cpu_s > 0
+        assert pulse.vitals.tasks > 1
         with pytest.raises(RequestRefused, match="as you wish") as refused:
             await child.link.request("refuse", Text("because"), result=Number, timeout_s=5)
         assert refused.value.code == "because"

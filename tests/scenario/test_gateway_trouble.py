@@ -180,6 +180,8 @@ RIGHT: dict[str, dict[str, Any]] = {
     "backends": {},
     "search": {"text": "x", "limit": 5},
     "instrument": {"fqme": "i1/usd.sim"},
+    "why": {"fqme": "i1/usd.sim"},
+    "debug": {},
     "subscribe": {
         "instruments": ["*"],
         "kinds": ["trade"],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from marketd.cli import lines, replay, status
+from marketd.cli import lines, replay, status_board
 from marketd.cli.bar_board import BarBoard
 from marketd.cli.board import Board, number_text
 from marketd.cli.output import bytes_text, duration_text
@@ -341,24 +341,52 @@ def _status(**changes):
 
 
 def test_status_shows_actors_feeds_and_clients():
-    picture = _drawn(status.render(_status()))
+    picture = _drawn(status_board.render(_status()))
     assert "marketd 0.1.0  instance eu  pid 10  up 62 min  not ready" in picture
-    assert _row(picture, "supervisor")[1:] == ["live", "10", "62", "min", "0", "50.0", "MiB", "1.50", "s"]
-    assert _row(picture, "feed.sim")[1:6] == ["failing", "-", "0.50", "s", "7"]
+    assert _row(picture, "supervisor")[1:] == ["live", "10", "62", "min", "0", "50.0", "MiB", "1.50", "s", "-", "-"]
+    assert _row(picture, "└─ feed.sim")[2:7] == ["failing", "-", "0.50", "s", "7"]
     assert "killed by SIGKILL [9]" in picture, "brackets are text here and no markup"
-    assert _row(picture, "sim ")[1:] == ["sim", "failing", "200", "1,234", "5", "3", "2.00", "s", "ago", "why"]
+    assert _row(picture, "sim ")[1:] == [
+        *("sim", "failing", "200", "-", "0", "-", "1,234", "5", "3", "2.00", "s", "ago", "why"),
+    ]
     assert "marketd watch" in picture
+
+
+def test_status_shows_what_lags_and_what_is_missing():
+    venue = messages.VenueStatus(5, 4, 1, 2, losses=3, used={"rest": 7}, capacity={"rest": 9},
+                                 resting_until_ns={"rest": NOON_NS + 60 * 10**9})  # fmt: skip
+    clock = messages.VenueClock(-12.4, 30.0, "server_time", 5.0, 1.25)
+    extra = {"venue": venue, "clock": clock, "qualities": {"ok": 4, "stale": 1}, "rows_per_s": 1234.5, "lag_ms": 25.1}
+    feed = msgspec.structs.replace(_status().feeds[0], **extra)
+    client = msgspec.structs.replace(_status().clients[0], kinds=["quote", "trade"], lag_rows=1500, lag_s=2.5)
+    history = messages.HistoryStatus(
+        4, 5, 6, 0, backfill={"sim": messages.BackfillStatus(2, 3000, NOON_NS), "x": messages.BackfillStatus()},
+        store=messages.StoreStatus(7, 3 << 20, 5 << 30, 1),
+    )  # fmt: skip
+    skewed = messages.HostClock(True, -900.0, "this machine's clock is 0.900 s behind that of sim")
+    picture = _drawn(status_board.render(_status(feeds=[feed], clients=[client], history=history, clock=skewed)))
+    assert "this machine's clock is 0.900 s behind that of sim" in picture
+    assert _row(picture, "sim ")[3:12] == ["200", "4", "ok,", "1", "stale", "1,234", "25", "ms", "1,234"]
+    venue_row = next(line for line in picture.splitlines() if "4/5" in line)
+    assert " ".join(venue_row.split()) == "sim 4/5 2 3 -12 ± 30 ms 1.25 ms rest 7/9, rest rests for 60 s"
+    assert "quote trade" in picture
+    assert "1,500 rows, 2.50 s" in picture
+    assert "store    3.0 MiB, 7 files, 5.0 GiB free" in picture
+    assert "backfill sim: 3,000 bars of 2 series to ask for, since 2023-11-14" in picture
+    assert "backfill x" not in picture
+    only_events = msgspec.structs.replace(feed, clock=messages.VenueClock(-900.0, None, "events", -900.0, 1.0))
+    assert "-900 ms at most" in _drawn(status_board.render(_status(feeds=[only_events])))
 
 
 def test_status_of_a_replay_shows_when_it_was_and_not_how_long_ago():
     feed = msgspec.structs.replace(_status().feeds[0], last_received_ns=NOON_NS - 400 * 86_400 * 10**9)
-    assert "2022-10-10 22:13:20" in _drawn(status.render(_status(feeds=[feed])))
+    assert "2022-10-10 22:13:20" in _drawn(status_board.render(_status(feeds=[feed])))
     feed = msgspec.structs.replace(feed, last_received_ns=0)
-    assert "never" in _drawn(status.render(_status(feeds=[feed])))
+    assert "never" in _drawn(status_board.render(_status(feeds=[feed])))
 
 
 def test_status_of_a_daemon_that_has_nothing_yet_is_drawn():
-    picture = _drawn(status.render(_status(ready=True, actors=[], feeds=[], clients=[])))
+    picture = _drawn(status_board.render(_status(ready=True, actors=[], feeds=[], clients=[])))
     assert "ready" in picture
     assert "not ready" not in picture
     assert "connected" not in picture

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -17,15 +19,19 @@ from starlette.datastructures import QueryParams
 
 from marketd.gateway.decode import Refusal
 from marketd.gateway.totals import add, plus
+from marketd.observe.histogram import Histogram, HistogramReport
+from marketd.observe.vitals import Vitals
 from marketd.periods import parse_period
 from marketd.ring.steps import BarState
 from marketd.rpc import messages
+from marketd.supervise.messages import Measures
 from marketd.web import formats
 from marketd.web.formats import open_writer, rows_batch, rows_schema
 from marketd.web.metrics import exposition
 from marketd.web.origin import OriginGuard
 from marketd.web.query import Query
 from storage.schema import BARS, Provenance
+from tests.conftest import PROJECT
 
 NAMES = ["btc/usdt.spot.sim", "eth/usdt.spot.sim"]
 FACTS = {"period": "1s", "series": [{"fqme": NAMES[0], "missing": [[1, 2]]}]}
@@ -170,8 +176,31 @@ def status(state: str = "live") -> messages.StatusResult:
     )
 
 
+def measures() -> Measures:
+    """A daemon with something of everything."""
+    told = status("down")
+    venue = messages.VenueStatus(used={"rest": 7}, capacity={"rest": 10}, rests={"rest": 2}, losses=3)
+    clock = messages.VenueClock(-1500.0, 20.0, "server_time", -1490.0, 2.0)
+    extra = {"venue": venue, "clock": clock, "gaps_by_reason": {"stale": 2}, "qualities": {"ok": 3}}
+    feed = msgspec.structs.replace(told.feeds[0], **extra)
+    clients = [messages.ClientStatus(n, "same", "", 1, 0, 0, 0, 0.0, lag_rows=n, slow=n > 1) for n in (1, 2)]
+    store = messages.StoreStatus(4, 5, 6, 7)
+    backfill = {"sim": messages.BackfillStatus(1, 2, 3 * 10**9)}
+    history = msgspec.structs.replace(told.history, store=store, backfill=backfill)
+    histogram = Histogram()
+    histogram.observe_many(np.array([-5, 10_000, 10_001, 3 * 10**11]))
+    return Measures(
+        msgspec.structs.replace(told, feeds=[feed], clients=clients, history=history),
+        {"supervisor": Vitals(1, 2.0, 3, 4, 5, histogram.report())},
+        {"sim": histogram.report()},
+        {"sim": HistogramReport()},
+        histogram.report(),
+        {"sampler": {"sim": 4}},
+    )
+
+
 def test_metrics_are_what_prometheus_reads() -> None:
-    text = exposition(status("down")).decode()
+    text = exposition(measures()).decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -186,7 +215,38 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert samples["marketd_feed_last_event_timestamp_seconds", "sim"] == 1
     assert samples["marketd_client_rows_lost_total",] == 8
     assert samples["marketd_history_trouble", "sim"] == 1
+    assert samples["marketd_feed_event_lag_seconds_bucket", "sim", "1e-05"] == 2  # what is below 0, and 10 us
+    assert samples["marketd_feed_event_lag_seconds_bucket", "sim", "2e-05"] == 3
+    assert samples["marketd_feed_event_lag_seconds_bucket", "sim", "100"] == 3
+    assert samples["marketd_feed_event_lag_seconds_bucket", "sim", "+Inf"] == 4
+    assert samples["marketd_feed_event_lag_seconds_sum", "sim"] == pytest.approx(300.000020001)
+    assert samples["marketd_feed_publish_lag_seconds_count", "sim"] == 0
+    assert samples["marketd_venue_budget_used", "rest", "sim"] == 7
+    assert samples["marketd_venue_bans_total", "rest", "sim"] == 2
+    assert samples["marketd_venue_clock_offset_seconds", "sim"] == -1.5
+    assert samples["marketd_ring_reader_lag_rows", "sim", "sampler"] == 4
+    assert samples["marketd_client_lag_rows", "same"] == 2  # the slowest of that name
+    assert samples["marketd_clients_slow",] == 1
     assert all(family.documentation for family in text_string_to_metric_families(text))
+
+
+def test_documentation_lists_every_metric_and_no_other() -> None:
+    page = (PROJECT / "docs" / "http.md").read_text()
+    rows = page[page.index("## Metrics") : page.index("## Errors")].splitlines()
+    told = {name for row in rows for name in re.findall(r"`(marketd_\w+)`", row.split("|")[1] if "|" in row else "")}
+    counters = {"counter": "_total"}
+    shown = {
+        family.name + counters.get(family.type, "")
+        for family in text_string_to_metric_families(exposition(measures()).decode())
+    }
+    assert told == shown
+
+
+def test_what_is_not_known_has_no_sample() -> None:
+    one = measures()
+    feed = msgspec.structs.replace(one.status.feeds[0], clock=messages.VenueClock())
+    text = exposition(msgspec.structs.replace(one, status=msgspec.structs.replace(one.status, feeds=[feed]))).decode()
+    assert "marketd_venue_clock_offset_seconds{" not in text
 
 
 def test_totals_keep_what_was_sent_to_clients_that_have_left() -> None:

@@ -61,7 +61,8 @@ class Binance(Venue):
                 self._bans.refused(now_ns)
                 return self.refuse(self._weights.resets_in_ns(now_ns) / SECOND_NS, now_ns)
             self._bans.accepted()
-            answer = self._rest.answer(request.path, request.query, now_ns)
+            skew_ns = request.skew_ns if request.path.endswith("/time") else 0
+            answer = self._rest.answer(request.path, request.query, now_ns + skew_ns)
         except Refused as refused:
             return Response(400, encode({"code": refused.code, "msg": refused.text}), self._used())
         return Response(200, encode(answer), self._used())

@@ -61,7 +61,7 @@ class Kraken(Venue):
             self._refused += 1
             return self.refuse(1, now_ns)
         if endpoint == "Time":
-            return _result(_time(now_ns))
+            return _result(_time(now_ns + request.skew_ns))
         if endpoint == "SystemStatus":
             return _result(self._status(now_ns))
         try:

@@ -51,7 +51,7 @@ class Kucoin(Venue):
     def rest(self, request: Request, now_ns: int) -> Response:
         """See :class:`Venue`."""
         if request.path == "/api/v1/timestamp":  # the one without rate limit headers
-            return Response(200, _data(now_ns // MILLISECOND_NS))
+            return Response(200, _data((now_ns + request.skew_ns) // MILLISECOND_NS))
         if self.maintenance and request.path != "/api/v1/status":
             return self.unavailable()
         weight, answer = self._endpoint(request)

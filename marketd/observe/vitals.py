@@ -1,0 +1,55 @@
+"""What a process costs, and how promptly its event loop runs: the same figures for every actor and the supervisor."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import trio
+
+from marketd.observe.histogram import Histogram, HistogramReport
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+FILES_EVERY = 8  # reports between two counts of open files: a gateway may have thousands
+
+
+class Vitals(msgspec.Struct, frozen=True):
+    """Figures of one process. ``loop_lag``: how late its event loop's timers were."""
+
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+    tasks: int = 0
+    threads: int = 0
+    fds: int = 0
+    loop_lag: HistogramReport = HistogramReport()
+
+
+class VitalsWatch:
+    """Takes this process's figures, now and then."""
+
+    def __init__(self) -> None:
+        self._lag = Histogram()
+        self._reports = 0
+        self._fds = 0
+
+    async def sleep(self, duration_s: float) -> None:
+        """Sleep, and note how late the loop was to go on."""
+        due_s = trio.current_time() + duration_s
+        await trio.sleep_until(due_s)
+        self._lag.observe(round((trio.current_time() - due_s) * 1e9))
+
+    def read(self) -> Vitals:
+        """Take the figures."""
+        if self._reports % FILES_EVERY == 0:
+            self._fds = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - but for the one it is listed through
+        self._reports += 1
+        return Vitals(
+            rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES,
+            cpu_s=time.process_time(),
+            tasks=trio.lowlevel.current_statistics().tasks_living,
+            threads=len(os.listdir("/proc/self/task")),  # noqa: PTH208 - four times a second
+            fds=self._fds,
+            loop_lag=self._lag.report(),
+        )
