@@ -8,6 +8,7 @@ from marketd.cli import (
     backends,
     backfill,
     bars,
+    cert,
     coverage,
     demo,
     instrument,
@@ -21,7 +22,9 @@ from marketd.cli import (
     version,
     watch,
 )
+from marketd.cli.common import CaFileOption, TokenFileOption, show_to_daemons
 from marketd.cli.store import app as store
+from marketd.cli.token import app as token
 
 app = typer.Typer(
     name="marketd",
@@ -33,10 +36,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+@app.callback()
+def options(token_file: TokenFileOption = None, ca_file: CaFileOption = None) -> None:
+    """Take live market data from many venues once, keep it whole, and serve it to many programs."""
+    show_to_daemons(token_file, ca_file)
+
+
 for module in (
     *(run, demo, status, watch, search, instrument, bars, ticks, coverage, backfill),
-    *(backends, record, replay, testvenue, version),
+    *(backends, record, replay, testvenue, cert, version),
 ):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=f"Example: `{module.EXAMPLE}`")(getattr(module, name))
 app.add_typer(store.app, name="store")
+app.add_typer(token.app, name="token")

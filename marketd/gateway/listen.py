@@ -18,8 +18,8 @@ import structlog
 import trio
 
 from marketd.errors import ConfigError
+from marketd.security.doors import TLS_PREFIX, UNIX_PREFIX
 
-UNIX_PREFIX = "unix:"
 BACKLOG = 512
 PORT_MAX = 65535
 SEND_BUFFER_BYTES = 256 * 1024  # Linux doubles it. More would only let a slow client's rows grow old in the kernel.
@@ -37,7 +37,9 @@ class _HasFileno(Protocol):
 def open_listeners(
     addresses: list[str], key: str = "gateway.listen", *, shared: bool = False
 ) -> Iterator[list[socket.socket]]:
-    """Listen on ``host:port`` and ``unix:/path`` addresses; leaving it closes them and removes the socket files.
+    """Listen on ``host:port``, ``tls://host:port`` and ``unix:/path`` addresses.
+
+    Leaving it closes them and removes the socket files.
 
     Args:
         key: of the configuration, where the addresses are.
@@ -127,7 +129,7 @@ def _refusal(address: str, key: str, error: OSError | str) -> ConfigError:
 
 @contextlib.contextmanager
 def _open_tcp(address: str, key: str, *, shared: bool) -> Iterator[socket.socket]:
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix(TLS_PREFIX).rpartition(":")
     if not port.isdecimal() or int(port) > PORT_MAX:  # getaddrinfo would take it modulo 65536
         raise _refusal(address, key, f"{port!r} is no port from 0 to {PORT_MAX}")
     try:

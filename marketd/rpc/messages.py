@@ -41,6 +41,8 @@ class ErrorCode(enum.IntEnum):
     DEADLINE_EXCEEDED = -32006
     UNAVAILABLE = -32007
     FRAME_TOO_LARGE = -32008
+    UNAUTHORIZED = -32009
+    FORBIDDEN = -32010
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -172,7 +174,7 @@ class FeedStatus(Result, frozen=True):
 
 
 class ClientStatus(Result, frozen=True):
-    """One connected client."""
+    """One connected client. ``token``: the name of the one that it came with; empty for none."""
 
     id: int
     name: str
@@ -182,6 +184,7 @@ class ClientStatus(Result, frozen=True):
     bytes_sent: int
     lost: int
     connected_s: float
+    token: str = ""
 
 
 class HistoryStatus(Result, frozen=True):

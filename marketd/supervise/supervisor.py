@@ -38,11 +38,13 @@ from marketd.rpc.messages import (
     Served,
     StatusResult,
 )
+from marketd.security.doors import TLS_PREFIX, with_tls
 from marketd.supervise.actor import Child, Tree, open_tree
 from marketd.supervise.epochs import note_ends
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
     HTTP_PREFIX,
+    HTTPS_PREFIX,
     ROUTE_S,
     ActorSpec,
     Demand,
@@ -68,6 +70,7 @@ from marketd.supervise.messages import (
     RouteSearch,
     SamplerReport,
     SamplerSpec,
+    SecuritySpec,
 )
 from marketd.supervise.segments import instance_lock, open_segments, series_of
 from marketd.supervise.service import Service
@@ -263,6 +266,18 @@ class FeedService:
     def keep_last_report(self) -> None:
         """Take the newest report over before the actor goes."""
         self._report()
+
+
+def addresses_for_gateway(announced: list[str]) -> tuple[list[str], list[str]]:
+    """Split what a gateway listens at into what its successor is to listen at: for the protocol, and for HTTP."""
+    schemes = {HTTP_PREFIX: "", HTTPS_PREFIX: TLS_PREFIX}
+    http = [
+        prefix + address.removeprefix(scheme)
+        for address in announced
+        for scheme, prefix in schemes.items()
+        if address.startswith(scheme)
+    ]
+    return [address for address in announced if not address.startswith(tuple(schemes))], http
 
 
 def _gateway_name(number: int) -> str:
@@ -481,8 +496,11 @@ class Supervisor:
         """Make the spec of one gateway: the first one takes the addresses of the configuration and the Unix socket, and
         every other one, and each successor, the addresses that it really had."""
         gateway = self._config.gateway
-        http = [address.removeprefix(HTTP_PREFIX) for address in self._addresses if address.startswith(HTTP_PREFIX)]
-        listen = [address for address in self._addresses if not address.startswith(HTTP_PREFIX)] or list(gateway.listen)
+        security = self._config.security
+        listen, http = addresses_for_gateway(self._addresses)
+        if not self._addresses:
+            listen = [with_tls(address, plaintext=security.allow_plaintext) for address in gateway.listen]
+            http = [with_tls(address, plaintext=security.allow_plaintext) for address in gateway.http]
         unix = f"unix:{self._paths.socket}"
         if number:
             listen = [address for address in listen if not address.startswith("unix:")]
@@ -493,10 +511,17 @@ class Supervisor:
             listen=listen,
             limits=gateway.limits,
             history_socket=str(self._paths.history_socket) if self.history is not None else "",
-            http=http or gateway.http,
+            http=http,
             hosts=gateway.hosts,
             shared=gateway.processes > 1,
             first_client=1 + number * CLIENTS_OF_A_GATEWAY,
+            security=SecuritySpec(
+                tokens_path=security.tokens or str(self._paths.tokens),
+                audit_path=str(self._paths.audit),
+                require_token=security.require_token,
+                certificate=security.certificate,
+                key=security.key,
+            ),
         )
         return _actor_spec(_gateway_name(number), "marketd.gateway.actor:run_gateway", spec, self._config)
 

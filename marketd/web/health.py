@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from marketd.gateway.routed import daemon_status
 from marketd.rpc.messages import StatusResult
+from marketd.security.access import Access
 from marketd.web.metrics import CONTENT_TYPE, exposition
 
 if TYPE_CHECKING:
@@ -31,9 +32,12 @@ async def healthz(_request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answer 200 when every feed is live and no actor is down, else 503; both with the reasons."""
+    """Answer 200 when every feed is live and no actor is down, else 503; both with the reasons for who may read."""
     gateway: Gateway = request.app.state.gateway
     found = readiness(await daemon_status(gateway.link))
+    access: Access | None = request.state.access
+    if access is None or not access.may("read"):  # a load balancer needs no more
+        found = Readiness(found.ready, [])
     return Response(msgspec.json.encode(found), 200 if found.ready else 503, media_type="application/json")
 
 

@@ -20,7 +20,7 @@ import psutil
 from marketd.client import CannotConnect, connect
 from marketd.paths import Paths
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 _numbers = itertools.count(1)
 
 
