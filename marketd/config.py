@@ -23,6 +23,7 @@ from marketd.errors import ConfigError
 from marketd.paths import NAME_PATTERN, config_folder
 from marketd.periods import DEFAULT_PERIODS, check_periods, parse_activity
 from marketd.ring.steps import SERIES_MAX
+from marketd.security.doors import TLS_PREFIX, host_of, with_tls
 from marketd.supervise.messages import LimitsSpec
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
@@ -110,6 +111,24 @@ class Gateway(_Table, frozen=True):
     limits: LimitsSpec = LimitsSpec()
 
 
+class Security(_Table, frozen=True):
+    """Who may do what, and how it is kept from others.
+
+    Attributes:
+        tokens: the file of tokens; empty for ``tokens.json`` in the state folder.
+        require_token: also on loopback and the Unix socket.
+        allow_plaintext: let addresses that other machines reach do without TLS.
+        certificate: PEM file for TLS.
+        key: PEM file of its private key.
+    """
+
+    tokens: str = ""
+    require_token: bool = False
+    allow_plaintext: bool = False
+    certificate: str = ""
+    key: str = ""
+
+
 class Config(_Table, frozen=True):
     """The whole file. ``feeds`` maps a feed's name to its table: ``backend`` and that backend's own keys."""
 
@@ -119,6 +138,7 @@ class Config(_Table, frozen=True):
     bars: Bars = Bars()
     history: History = History()
     gateway: Gateway = Gateway()
+    security: Security = Security()
     feeds: dict[Name, dict[str, Any]] = {}
 
 
@@ -187,7 +207,7 @@ def check(config: Config) -> list[str]:
     for name, value in msgspec.structs.asdict(config.gateway.limits).items():
         if value <= 0:
             problems.append(f"gateway.limits.{name} is {value}: it must be greater than 0")
-    return problems + _check_listen(config.gateway) + _check_feeds(config.feeds)
+    return problems + _check_listen(config.gateway, config.security) + _check_feeds(config.feeds)
 
 
 def _check_bars(bars: Bars, feeds: Mapping[str, Any]) -> list[str]:
@@ -248,7 +268,7 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _check_listen(gateway: Gateway) -> list[str]:
+def _check_listen(gateway: Gateway, security: Security) -> list[str]:
     if not gateway.listen and not gateway.unix:
         return ["gateway.listen is empty and gateway.unix is false: nobody could connect; give one of them"]
     keys = {"gateway.listen": gateway.listen, "gateway.http": gateway.http}
@@ -256,30 +276,36 @@ def _check_listen(gateway: Gateway) -> list[str]:
         f"{key}: {problem}"
         for key, addresses in keys.items()
         for address in addresses
-        if (problem := _check_address(address))
+        if (problem := _check_address(address, security))
     ]
+    if bool(security.certificate) != bool(security.key):
+        has, lacks = ("certificate", "key") if security.certificate else ("key", "certificate")
+        problems.append(f"security.{has} is given and security.{lacks} is not: TLS needs both")
     # Port 0 takes a free one each time, so it may stand there twice.
     counts = Counter(address for addresses in keys.values() for address in addresses if not address.endswith(":0"))
     twice = [address for address, count in counts.items() if count > 1]
     return problems + [f"gateway: {address!r} is there more than once, in listen or http" for address in twice]
 
 
-def _check_address(address: str) -> str | None:
+def _check_address(address: str, security: Security) -> str | None:
     if address.startswith("unix:"):
         return None if address[5:].startswith("/") else f"{address!r}: the path after unix: must begin with /"
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
+    host, port = host_of(address), address.rpartition(":")[2]
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         return f"{address!r} is no address: host:port is, e.g. 127.0.0.1:7600, [::1]:7600, or unix:/path"
-    if host == "localhost":
-        return None
     try:
-        loopback = ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        return f"{address!r}: {host!r} is no IP address; use 127.0.0.1, ::1 or localhost"
-    if not loopback:
-        return f"{address!r} is reachable from other machines, which needs tokens and TLS, and these are not there yet"
-    return None
+        return f"{address!r}: {host!r} is no IP address; use 127.0.0.1, ::1 or localhost, or 0.0.0.0 or [::] for all"
+    if security.certificate or not with_tls(address, plaintext=security.allow_plaintext).startswith(TLS_PREFIX):
+        return None
+    make = "`marketd cert` makes a certificate for security.certificate and security.key"
+    if address.startswith(TLS_PREFIX):
+        return f"{address!r} is to speak TLS, for which there is no certificate: {make}"
+    return (
+        f"{address!r} is reachable from other machines, which needs TLS: {make}; or, in a network where nobody "
+        "listens, say security.allow_plaintext = true"
+    )
 
 
 def _check_feeds(feeds: Mapping[str, Any]) -> list[str]:

@@ -85,6 +85,16 @@ class Paths:
         return self.state / "recordings"
 
     @property
+    def tokens(self) -> Path:
+        """Who may connect, unless the configuration names another file."""
+        return self.state / "tokens.json"
+
+    @property
+    def audit(self) -> Path:
+        """What was done in the operator's name."""
+        return self.state / "audit.log"
+
+    @property
     def store(self) -> Path:
         """Stored history, see storage/README.md."""
         return self.state / "store"

@@ -37,6 +37,7 @@ from marketd.supervise.messages import (
     Measures,
     RouteRecord,
     RouteSearch,
+    SecuritySpec,
 )
 
 WAIT_S = 10.0  # for anything that should happen at once
@@ -251,6 +252,8 @@ async def open_gateway(
     limits: LimitsSpec | None = None,
     http: bool = False,
     history_socket: str = "",
+    security: SecuritySpec | None = None,
+    web: list[str] | None = None,
 ) -> AsyncIterator[Harness]:
     """Run a gateway; it listens on a free port unless told otherwise, and on another for HTTP if that is wanted."""
     spec = GatewaySpec(
@@ -258,8 +261,9 @@ async def open_gateway(
         listen or ["127.0.0.1:0"],
         limits or LimitsSpec(),
         history_socket,
-        ["127.0.0.1:0"] if http else [],
+        web or (["127.0.0.1:0"] if http else []),
         ["md.example.com"],
+        security=security or SecuritySpec(),
     )
     supervisor = FakeSupervisor(list(feeds))
     to_gateway, at_gateway = trio.open_memory_channel[bytes](1024)

@@ -8,6 +8,7 @@ from marketd.cli import (
     backends,
     backfill,
     bars,
+    cert,
     clients,
     coverage,
     ctl,
@@ -27,7 +28,9 @@ from marketd.cli import (
     watch,
     why,
 )
+from marketd.cli.common import CaFileOption, TokenFileOption, show_to_daemons
 from marketd.cli.store import app as store
+from marketd.cli.token import app as token
 
 app = typer.Typer(
     name="marketd",
@@ -39,9 +42,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+@app.callback()
+def options(token_file: TokenFileOption = None, ca_file: CaFileOption = None) -> None:
+    """Take live market data from many venues once, keep it whole, and serve it to many programs."""
+    show_to_daemons(token_file, ca_file)
+
+
 for module in (
     *(run, demo, status, why, watch, search, instrument, bars, ticks, coverage, backfill),
-    *(reload, log_level, backends, record, replay, testvenue, version),
+    *(reload, log_level, backends, record, replay, testvenue, cert, version),
 ):
     name = module.__name__.rpartition(".")[2]
     app.command(name.replace("_", "-"), epilog=f"Example: `{module.EXAMPLE}`")(getattr(module, name))
@@ -49,3 +59,4 @@ for group in (ctl, clients):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.add_typer(store.app, name="store")
 app.add_typer(debug.app, name="debug")
+app.add_typer(token.app, name="token")

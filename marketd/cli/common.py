@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -22,9 +23,27 @@ AddressOption = Annotated[
     typer.Option(
         "--address",
         "-a",
-        metavar="HOST:PORT|unix:PATH",
+        metavar="HOST:PORT|tls://HOST:PORT|unix:PATH",
         help="Where the daemon is.",
         show_default="$MARKETD_ADDRESS, else this user's daemon, else 127.0.0.1:7600",
+    ),
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="A file with the token for the daemon. It is no option itself: others see those.",
+        show_default="$MARKETD_TOKEN, or what is in $MARKETD_TOKEN_FILE",
+    ),
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        metavar="FILE",
+        help="PEM file of the authorities to trust with tls://.",
+        show_default="$MARKETD_CA_FILE, else the system's",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -65,6 +84,19 @@ def fail(sentence: str, code: int = EXIT_ERROR) -> NoReturn:
     """Say it on standard error, and end."""
     print(f"marketd: {sentence}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def show_to_daemons(token_file: Path | None, ca_file: Path | None) -> None:
+    """Let every client that this process makes show this token and trust these authorities."""
+    if token_file is None and ca_file is None:
+        return  # and nothing has to be imported, for `--help` of an install that lacks something, say
+    from marketd.client import trust
+
+    if token_file is not None:
+        os.environ.pop(trust.TOKEN_VARIABLE, None)
+        os.environ[trust.TOKEN_FILE_VARIABLE] = str(token_file)
+    if ca_file is not None:
+        os.environ[trust.CA_FILE_VARIABLE] = str(ca_file)
 
 
 def resolve_address(given: str | None) -> str:

@@ -112,6 +112,8 @@ def supervise(
         from marketd.supervise import supervisor
     if config.gateway.unix and len(os.fsencode(paths.socket)) > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(f"the path of the Unix socket is too long: {paths.socket}; or set gateway.unix = false")
+    os.umask(0o077)  # what the daemon and its actors make, wherever that is, is for this user alone
+    _check_security(config, paths)
     ours = {sock.address for sock in passed}  # and so they are in use
     _refuse_taken([address for address in config.gateway.listen if address not in ours], "--address")
     _refuse_taken([address for address in config.gateway.http if address not in ours], "--http")
@@ -154,6 +156,32 @@ def _configure_logs(config: Config) -> None:
     from marketd import logs
 
     logs.configure(config.log.level, config.log.format, "supervisor")
+
+
+def _check_security(config: Config, paths: Paths) -> None:
+    """Refuse tokens and certificates that no gateway could use, and warn of doors that nobody can go through.
+
+    Raises:
+        ConfigError: a file is of no use; the text says what to do.
+    """
+    import structlog
+
+    from marketd.security import tokens
+    from marketd.security.doors import demands_token, door_of
+    from marketd.security.server_tls import server_context
+
+    path = Path(config.security.tokens or paths.tokens)
+    found = tokens.load(path)
+    if config.security.certificate:
+        server_context(config.security.certificate, config.security.key)
+    if found:
+        return
+    addresses = [*config.gateway.listen, *config.gateway.http, *(["unix:"] if config.gateway.unix else [])]
+    required, defined = config.security.require_token, found is not None
+    shut = [each for each in addresses if demands_token(door_of(each), defined=defined, required=required)]
+    if shut:
+        log = structlog.get_logger("marketd.security")
+        log.warning("security.no_tokens", addresses=shut, file=str(path), remedy="marketd token create NAME")
 
 
 def _refuse_taken(addresses: list[str], option: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the daemon is: ``host:port``, ``[v6]:port`` or ``unix:/path``."""
+"""Where the daemon is: ``host:port``, ``[v6]:port``, ``tls://host:port`` or ``unix:/path``."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from dataclasses import dataclass
 from marketd.paths import Paths
 
 DEFAULT_TCP = "127.0.0.1:7600"
-_EXAMPLES = "127.0.0.1:7600, [::1]:7600 or unix:/run/marketd/marketd.sock"
+TLS_PREFIX = "tls://"
+_EXAMPLES = "127.0.0.1:7600, [::1]:7600, tls://md.example.com:7600 or unix:/run/marketd/marketd.sock"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Either ``path`` (a Unix socket) or ``host`` and ``port``."""
+    """Either ``path`` (a Unix socket) or ``host`` and ``port``, perhaps with ``tls``."""
 
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: bool = False
 
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        where = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return TLS_PREFIX + where if self.tls else where
 
 
 def parse_address(text: str) -> Address:
@@ -39,7 +42,8 @@ def parse_address(text: str) -> Address:
         return Address(path=text.removeprefix("unix:"))
     if text.startswith(("ws://", "wss://")):
         raise ValueError(f"{text!r}: this client speaks no WebSocket; addresses are like {_EXAMPLES}")
-    host, colon, port = text.rpartition(":")
+    tls = text.startswith(TLS_PREFIX)
+    host, colon, port = text.removeprefix(TLS_PREFIX).rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
@@ -47,7 +51,7 @@ def parse_address(text: str) -> Address:
     # `isdigit` alone would take digits of other scripts, `int` alone signs and underscores.
     if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536) or "/" in host:
         raise ValueError(f"{text!r} is no address: they are like {_EXAMPLES}")
-    return Address(host=host, port=int(port))
+    return Address(host=host, port=int(port), tls=tls)
 
 
 def default_address(env: Mapping[str, str] = os.environ) -> str:

@@ -31,6 +31,7 @@ from marketd.client.protocol import ClientProtocol
 from marketd.client.reconnect import Reconnect
 from marketd.client.subscription import BUFFER_BYTES, State, Subscription
 from marketd.client.times import Time, to_ns
+from marketd.client.trust import token_for, trust_for
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
 from marketd.rpc.positions import parse_token
@@ -41,6 +42,7 @@ async def open_client(
     address: str | None = None,
     *,
     token: str | None = None,
+    ca_file: str | None = None,
     client: str = "marketd-python",
     timeout_s: float = 10.0,
     heartbeat_s: float = 5.0,
@@ -50,10 +52,10 @@ async def open_client(
 ) -> AsyncIterator[AsyncClient]:
     """Connect to a daemon for as long as the block runs. Arguments and errors are those of `connect`."""
     target = parse_address(address or default_address())
-    hello = messages.HelloParams(client=client, token=token, heartbeat_s=heartbeat_s)
+    hello = messages.HelloParams(client=client, token=token_for(token), heartbeat_s=heartbeat_s)
     protocol = ClientProtocol(hello, buffer_bytes=buffer_bytes)
     again = Reconnect(enabled=reconnect, timeout_s=reconnect_timeout_s)
-    line = AsyncLine(target, protocol, again, timeout_s)
+    line = AsyncLine(target, protocol, again, timeout_s, trust_for(target, ca_file))
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:

@@ -7,6 +7,7 @@ server, and opened again where it stands when all of it has been read.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +21,7 @@ from marketd.client.errors import CannotConnect, ConnectionLost, DeadlineExceede
 from marketd.client.protocol import RETRY_S, SILENT_HEARTBEATS, Changed, ClientProtocol
 from marketd.client.reconnect import Reconnect
 from marketd.client.subscription import Subscription
+from marketd.client.trust import explain
 
 _BROKEN = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
 
@@ -27,8 +29,16 @@ _BROKEN = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedRe
 class AsyncLine:
     """Moves bytes between a protocol and the daemon, and wakes who waits for what they bring."""
 
-    def __init__(self, target: Address, protocol: ClientProtocol, reconnect: Reconnect, timeout_s: float) -> None:
+    def __init__(
+        self,
+        target: Address,
+        protocol: ClientProtocol,
+        reconnect: Reconnect,
+        timeout_s: float,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         self.address = str(target)
+        self._trust = trust
         self.protocol = protocol
         self._target = target
         self._reconnect = reconnect
@@ -98,7 +108,7 @@ class AsyncLine:
         try:
             await self._dial()
         except _BROKEN as error:
-            raise CannotConnect(self.address, str(error) or "nobody answers as a marketd would") from error
+            raise CannotConnect(self.address, explain(error)) from error
 
     async def run(self) -> None:
         """Serve the connection; make another one when it breaks; end when there is to be none."""
@@ -127,8 +137,12 @@ class AsyncLine:
             with anyio.fail_after(self._timeout_s):
                 if self._target.path:
                     self._connection = await anyio.connect_unix(self._target.path)
-                else:
+                elif self._trust is None:
                     self._connection = await anyio.connect_tcp(self._target.host, self._target.port)
+                else:
+                    self._connection = await anyio.connect_tcp(
+                        self._target.host, self._target.port, ssl_context=self._trust, tls_standard_compatible=False
+                    )
                 hello = self.protocol.connection_made()
                 await self._connection.send(self.protocol.data_to_send())
                 while not hello.done:

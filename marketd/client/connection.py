@@ -5,26 +5,37 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import ssl
 import threading
 import time
 
 from marketd.client.address import Address
 from marketd.client.calls import HEARTBEAT
 from marketd.client.protocol import SILENT_HEARTBEATS
+from marketd.client.tls_socket import TlsState
 
 SEND_TIMEOUT_S = 10.0
 LET_GO_S = 0.5
 
 
 class Connection:
-    """A connected socket, of which at most ``receive_bytes`` are read at once.
+    """A connected socket, of which at most ``receive_bytes`` are read at once; with TLS if somebody is to be trusted.
 
     Raises:
         OSError: it can't be made in time.
     """
 
-    def __init__(self, address: Address, timeout_s: float, receive_bytes: int) -> None:
+    def __init__(
+        self, address: Address, timeout_s: float, receive_bytes: int, trust: ssl.SSLContext | None = None
+    ) -> None:
         self._socket = _connected(address, timeout_s)
+        self._tls: TlsState | None = None
+        if trust is not None:
+            try:
+                self._tls = TlsState(self._socket, trust, address.host)
+            except BaseException:
+                self._socket.close()
+                raise
         self._socket.settimeout(SEND_TIMEOUT_S)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ)
@@ -42,7 +53,7 @@ class Connection:
         """
         if data:
             with self._sending:
-                self._socket.sendall(data)
+                self._socket.sendall(data if self._tls is None else self._tls.encrypt(data))
 
     def receive(self, timeout_s: float | None) -> memoryview:
         """Return what comes; nothing at all if nothing comes in time. Good until the next call.
@@ -53,17 +64,31 @@ class Connection:
         patience_s = max(0.0, self._quiet_max_s - self._quiet_s)
         wait_s = patience_s if timeout_s is None else min(timeout_s, patience_s)
         begun_s = time.monotonic()
-        if self._selector.select(None if wait_s == float("inf") else max(0.0, wait_s)):
-            self._quiet_s = 0.0
-            count = self._socket.recv_into(self._received)
-            if not count:
-                raise ConnectionResetError("the other side closed it")
+        end_s = begun_s + max(0.0, wait_s)
+        if count := self._decrypted():
             return memoryview(self._received)[:count]
+        while self._selector.select(None if wait_s == float("inf") else max(0.0, end_s - time.monotonic())):
+            self._quiet_s = 0.0
+            if count := self._read():
+                return memoryview(self._received)[:count]
         # Only what was waited for counts: the other side is not to blame for a reader that was busy elsewhere.
         self._quiet_s += time.monotonic() - begun_s
         if self._quiet_s >= self._quiet_max_s:
             raise TimeoutError(f"the other side was silent for {self._quiet_s:.1f} s")
         return memoryview(b"")
+
+    def _read(self) -> int:
+        """Read what is there; 0 if that is not enough for TLS to make anything of it."""
+        if self._tls is not None:
+            self._tls.feed(self._socket.recv(len(self._received)))
+            return self._decrypted()
+        count = self._socket.recv_into(self._received)
+        if not count:
+            raise ConnectionResetError("the other side closed it")
+        return count
+
+    def _decrypted(self) -> int:
+        return 0 if self._tls is None else self._tls.read_into(self._received)
 
     def receive_by(self, deadline_s: float) -> memoryview:
         """Return what comes, on the monotonic clock by then.

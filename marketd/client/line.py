@@ -6,6 +6,7 @@ program that is busy elsewhere lets the server wait, and what is not read stays 
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from marketd.client.connection import Connection
 from marketd.client.errors import CannotConnect, ConnectionLost, DeadlineExceeded, ProtocolError, RequestError
 from marketd.client.protocol import RETRY_S, ClientProtocol
 from marketd.client.reconnect import Reconnect
+from marketd.client.trust import explain
 
 # An attempt to connect again gets this long even if its caller's deadline is sooner, or it might never succeed.
 DIAL_S_MIN = 2.0
@@ -24,8 +26,16 @@ DIAL_S_MIN = 2.0
 class Line:
     """Moves bytes between a protocol and the daemon, while somebody waits."""
 
-    def __init__(self, target: Address, protocol: ClientProtocol, reconnect: Reconnect, timeout_s: float) -> None:
+    def __init__(
+        self,
+        target: Address,
+        protocol: ClientProtocol,
+        reconnect: Reconnect,
+        timeout_s: float,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         self.address = str(target)
+        self._trust = trust
         self.protocol = protocol
         self._target = target
         self._reconnect = reconnect
@@ -45,7 +55,7 @@ class Line:
         try:
             self._dial(time.monotonic() + self._timeout_s)
         except (OSError, ProtocolError) as error:
-            raise CannotConnect(self.address, str(error) or "nobody answers as a marketd would") from error
+            raise CannotConnect(self.address, explain(error)) from error
 
     def finish(self, call: Call, timeout_s: float) -> Any:  # noqa: ANN401 - see Call.result
         """Wait for a call's answer and return it. Raises what :meth:`wait` and :meth:`Call.result` do."""
@@ -129,7 +139,9 @@ class Line:
         """
         try:
             timeout_s = max(0.001, deadline_s - time.monotonic())
-            self._connection = connection = Connection(self._target, timeout_s, self.protocol.receive_bytes)
+            self._connection = connection = Connection(
+                self._target, timeout_s, self.protocol.receive_bytes, self._trust
+            )
             hello = self.protocol.connection_made()
             connection.send(self.protocol.data_to_send())
             while not hello.done:

@@ -27,6 +27,7 @@ from marketd.client.protocol import ClientProtocol
 from marketd.client.reconnect import Reconnect
 from marketd.client.subscription import BUFFER_BYTES, State, Subscription
 from marketd.client.times import Time, to_ns
+from marketd.client.trust import token_for, trust_for
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
 from marketd.rpc.positions import parse_token
@@ -36,6 +37,7 @@ def connect(
     address: str | None = None,
     *,
     token: str | None = None,
+    ca_file: str | None = None,
     client: str = "marketd-python",
     timeout_s: float = 10.0,
     heartbeat_s: float = 5.0,
@@ -46,9 +48,12 @@ def connect(
     """Connect to a daemon.
 
     Args:
-        address: ``host:port`` or ``unix:/path``. Without one: ``$MARKETD_ADDRESS``, else the default instance's Unix
-            socket if there is one, else 127.0.0.1:7600.
-        token: for a daemon that wants one.
+        address: ``host:port``, ``tls://host:port`` or ``unix:/path``. Without one: ``$MARKETD_ADDRESS``, else the
+            default instance's Unix socket if there is one, else 127.0.0.1:7600.
+        token: for a daemon that wants one. Without one: ``$MARKETD_TOKEN``, else what is in the file
+            ``$MARKETD_TOKEN_FILE``.
+        ca_file: PEM file of the authorities to trust with ``tls://``. Without one: ``$MARKETD_CA_FILE``, else the
+            system's.
         client: what this program is called in the daemon's status.
         timeout_s: for connecting, and for each request that is not given its own.
         heartbeat_s: the longest silence in either direction; 0 for no heartbeats.
@@ -58,13 +63,15 @@ def connect(
 
     Raises:
         ValueError: the address is none.
+        ConfigError: a file that is named can't be used.
         CannotConnect: nobody answers there.
         RequestError: the daemon does not want us, or not with this token.
     """
-    hello = messages.HelloParams(client=client, token=token, heartbeat_s=heartbeat_s)
+    hello = messages.HelloParams(client=client, token=token_for(token), heartbeat_s=heartbeat_s)
     protocol = ClientProtocol(hello, buffer_bytes=buffer_bytes)
     again = Reconnect(enabled=reconnect, timeout_s=reconnect_timeout_s)
-    line = Line(parse_address(address or default_address()), protocol, again, timeout_s)
+    target = parse_address(address or default_address())
+    line = Line(target, protocol, again, timeout_s, trust_for(target, ca_file))
     line.connect_first()
     return Client(line, timeout_s)
 

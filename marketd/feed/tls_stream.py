@@ -7,6 +7,7 @@ all that has come.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 
 import trio
@@ -15,13 +16,29 @@ _RECORD_BYTES_MAX = 1 << 14  # RFC 8446, 5.1
 
 
 class TlsStream(trio.abc.Stream):
-    """The client's side. One task may receive while others send."""
+    """One side of a connection. One task may receive while others send.
 
-    def __init__(self, transport: trio.abc.Stream, context: ssl.SSLContext, server_hostname: str) -> None:
+    Args:
+        transport: connected.
+        context: whom to trust, or whom to be.
+        server_hostname: who the server has to be; None on the server's side.
+        server_side: whether this is that.
+    """
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        *,
+        server_side: bool = False,
+    ) -> None:
         self._transport = transport
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
         self._send_lock = trio.StrictFIFOLock()
 
     async def do_handshake(self) -> None:
@@ -37,6 +54,10 @@ class TlsStream(trio.abc.Stream):
             except ssl.SSLWantReadError:
                 await self._flush()
                 await self._fill()
+            except ssl.SSLError:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await self._flush()  # the alert that tells the other side why
+                raise
             else:
                 await self._flush()
                 return
@@ -75,6 +96,19 @@ class TlsStream(trio.abc.Stream):
         """See :class:`trio.abc.SendStream`."""
         async with self._send_lock:
             await self._transport.wait_send_all_might_not_block()
+
+    async def send_farewell(self) -> None:
+        """Say that nothing more will be sent (RFC 8446, 6.1), so that the other side knows that nothing is missing.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke.
+        """
+        try:
+            with contextlib.suppress(ssl.SSLWantReadError):  # the other side's farewell is not waited for
+                self._tls.unwrap()
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError("TLS failed") from error
+        await self._flush()
 
     async def aclose(self) -> None:
         """Close the connection, without a word: websockets say goodbye on their own level."""

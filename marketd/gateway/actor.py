@@ -24,16 +24,20 @@ from marketd.errors import ActorError, RequestRefused
 from marketd.gateway.decode import Refusal
 from marketd.gateway.delivery import Delivery
 from marketd.gateway.feeds import Feeds
+from marketd.gateway.guard import Guard
 from marketd.gateway.listen import accept, address_of, open_listeners, peer_of, prepare, raise_file_limit
 from marketd.gateway.manager import HistoryManager
-from marketd.gateway.session import Session, close_socket, leave
+from marketd.gateway.session import LINGER_NOT, Session, close_socket, leave
+from marketd.gateway.tls import NoTls, carry, shake_hands
 from marketd.gateway.totals import plus
 from marketd.gateway.wakeup import Wakeup
 from marketd.rpc.messages import ClientStatus, ErrorCode, Served
+from marketd.security.doors import TLS_PREFIX, Door, door_of
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.link import Link
 from marketd.supervise.messages import (
     HTTP_PREFIX,
+    HTTPS_PREFIX,
     Demand,
     FeedInfo,
     FilledRange,
@@ -49,6 +53,7 @@ from marketd.supervise.messages import (
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # trio's own is missing from the stubs
 
+    from marketd.feed.tls_stream import TlsStream
     from marketd.web.server import WebServer
 
 FEEDS_TIMEOUT_S = 5.0
@@ -57,6 +62,7 @@ TICK_S = 0.1
 LATE_TICK_S = 0.5
 STOP_S = 1.4  # flushing (1.0 s) and taking leave (0.3 s), and a little
 WEB_STOP_S = 1.2  # then what is still being answered is cut
+TLS_FLUSH_S = 1.0  # for what a session has said to be encrypted and sent, after its end
 OWN_FILES = 512  # beside one for each client: segments, bells, listeners, and those being turned away
 TURNED_AWAY_MAX = 64  # clients that are being told that there are too many
 
@@ -82,9 +88,7 @@ async def run_gateway(actor: ActorHandle) -> None:
             feeds = Feeds(services)
             stack.callback(feeds.close)
             gateway = Gateway(spec, actor.link, feeds)
-            if spec.http:  # in a thread, because it takes a second, on a busy machine five, and the pulses must go on
-                await trio.to_thread.run_sync(importlib.import_module, "marketd.web.server")
-            web = _web_server(gateway, spec) if spec.http else None
+            web = await _web_server(gateway, spec) if spec.http else None
             actor.link.handle("feeds_changed", list[FeedInfo], feeds.announce)
             actor.link.handle("filled", FilledRange, gateway.tell_filled)
             actor.link.handle("settings", GatewaySettings, gateway.settle)
@@ -93,16 +97,18 @@ async def run_gateway(actor: ActorHandle) -> None:
             infos = await actor.link.request("feeds", result=list[FeedInfo], timeout_s=FEEDS_TIMEOUT_S)
             await feeds.announce(infos)
             services.start_soon(gateway.watch)
+            services.start_soon(gateway.guard.watch, gateway.sessions)
             services.start_soon(gateway.tell_demand)
             async with trio.open_nursery() as clients:
                 async with trio.open_nursery() as accepting:
-                    for listener in listeners:
-                        accepting.start_soon(accept, listener, partial(gateway.let_in, clients))
-                    for listener in web_listeners:
+                    addresses = []
+                    for entrance in map(Entrance, spec.listen, listeners):
+                        accepting.start_soon(accept, entrance.listener, partial(gateway.let_in, clients, entrance))
+                        addresses.append((TLS_PREFIX if entrance.tls else "") + entrance.address)
+                    for entrance in map(Entrance, spec.http, web_listeners):
                         assert web is not None
-                        accepting.start_soon(accept, listener, partial(web.let_in, clients))
-                    addresses = [address_of(listener) for listener in listeners]
-                    addresses += [HTTP_PREFIX + address_of(listener) for listener in web_listeners]
+                        accepting.start_soon(accept, entrance.listener, partial(web.let_in, clients, entrance))
+                        addresses.append((HTTPS_PREFIX if entrance.tls else HTTP_PREFIX) + entrance.address)
                     await actor.ready(GatewayReady(addresses))
                     log.info("gateway.listening", addresses=addresses)
                     await actor.stopping.wait()
@@ -114,10 +120,30 @@ async def run_gateway(actor: ActorHandle) -> None:
             services.cancel_scope.cancel()
 
 
-def _web_server(gateway: Gateway, spec: GatewaySpec) -> WebServer:
-    from marketd.web.server import WebServer  # here: who has no HTTP need not wait for its libraries
+async def _web_server(gateway: Gateway, spec: GatewaySpec) -> WebServer:
+    # Here, for who has no HTTP need not wait for its libraries. In a thread, for they take seconds on a busy machine,
+    # and without a pulse for so long we would be killed.
+    await trio.to_thread.run_sync(importlib.import_module, "marketd.web.server")
+    from marketd.web.server import WebServer
 
     return WebServer(gateway, spec.hosts)
+
+
+class Entrance:
+    """A socket that is listened on.
+
+    Attributes:
+        listener: the socket.
+        tls: whether TLS is spoken there.
+        door: what kind of one it is.
+        address: that is really listened on.
+    """
+
+    def __init__(self, configured: str, listener: socket.socket) -> None:
+        self.listener = listener
+        self.tls = configured.startswith(TLS_PREFIX)
+        self.door: Door = door_of(configured)
+        self.address = address_of(listener)
 
 
 class Gateway:
@@ -129,6 +155,7 @@ class Gateway:
         history: whom to ask for what is stored.
         link: to the supervisor.
         feeds: what there is to read.
+        guard: who may do what.
         sessions: the clients that are connected.
         delivery: how long rows take to them.
     """
@@ -139,8 +166,10 @@ class Gateway:
         self.history = HistoryManager(spec.history_socket)
         self.link = link
         self.feeds = feeds
+        self.guard = Guard(spec.security)
         self.sessions: set[Session] = set()
         self.delivery = Delivery()
+        self._handshakes = 0
         self._numbers = itertools.count(spec.first_client)
         self._gone = Served()
         self._turned_away = 0
@@ -148,7 +177,7 @@ class Gateway:
 
     # --- clients come and go ---
 
-    def let_in(self, clients: trio.Nursery, sock: socket.socket) -> None:
+    def let_in(self, clients: trio.Nursery, entrance: Entrance, sock: socket.socket) -> None:
         """Take a client that has just connected."""
         try:
             prepare(sock)
@@ -156,18 +185,80 @@ class Gateway:
         except OSError:  # it has left again
             sock.close()
             return
-        clients.start_soon(self._turn_away if self.full else self.serve, sock, address)
+        if self.full:
+            clients.start_soon(self._turn_away, sock, address)
+        else:
+            clients.start_soon(self._serve_tls if entrance.tls else self.serve, sock, address, entrance.door)
 
     @property
     def full(self) -> bool:
         """Whether there are as many clients as may be."""
-        return len(self.sessions) >= self.limits.clients_max
+        return len(self.sessions) + self._handshakes >= self.limits.clients_max
+
+    async def _serve_tls(self, sock: socket.socket, address: str, door: Door) -> None:
+        """Serve a client that speaks TLS, through a pair of sockets."""
+        try:
+            stream = await self._shake_hands(sock, address)
+            if stream is None:
+                return
+            ours, theirs = socket.socketpair()
+            prepare(ours)
+            prepare(theirs)
+            pair = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+            async with pair, trio.open_nursery() as nursery:
+                with trio.CancelScope() as carrying:
+
+                    async def serve() -> None:
+                        await self.serve(theirs, address, door)
+                        carrying.deadline = trio.current_time() + TLS_FLUSH_S
+
+                    nursery.start_soon(serve)
+                    await carry(stream, pair)
+                    await leave(sock)
+                if carrying.cancelled_caught:  # it takes nothing: the kernel is not to go on trying
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+                await pair.aclose()
+        finally:
+            if sock.fileno() >= 0:
+                close_socket(sock)
+
+    async def _shake_hands(self, sock: socket.socket, address: str) -> TlsStream | None:
+        """Agree on keys; None, and the log has it, if that is not possible."""
+        assert self.guard.certificate is not None  # the configuration has one if an address is to speak TLS
+        self._handshakes += 1
+        try:
+            with trio.move_on_after(self.limits.hello_timeout_s):
+                return await shake_hands(sock, self.guard.certificate.context)
+            self.guard.tell_no_tls(address, "it took too long")
+        except NoTls:
+            self.guard.tell_no_tls(address, "it does not speak TLS")
+            sentence = "this address speaks TLS: connect to tls://host:port"
+            with contextlib.suppress(OSError):
+                sock.send(Refusal(ErrorCode.INVALID_REQUEST, sentence).frame(None))
+            await leave(sock)
+        except (OSError, trio.BrokenResourceError) as error:  # ssl.SSLError is an OSError
+            self.guard.tell_no_tls(address, str(error))
+        finally:
+            self._handshakes -= 1
+        return None
 
     async def serve(
-        self, sock: socket.socket, address: str, task_status: TaskStatus[Session] = trio.TASK_STATUS_IGNORED
+        self,
+        sock: socket.socket,
+        address: str,
+        door: Door,
+        bearer: str | None = None,
+        task_status: TaskStatus[Session] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve a client, from ``hello`` on, until either side has had enough."""
-        session = Session(sock, address, next(self._numbers), self)
+        """Serve a client, from ``hello`` on, until either side has had enough.
+
+        Args:
+            sock: connected to it, not blocking; it is closed with the session.
+            address: where the client is.
+            door: by which it came in.
+            bearer: the token that it has shown already.
+        """
+        session = Session(sock, address, next(self._numbers), self, door, bearer)
         self.sessions.add(session)
         self.feeds.subscribers.add(session)
         task_status.started(session)

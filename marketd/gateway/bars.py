@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from marketd.errors import SegmentError
 from marketd.gateway.decode import Refusal, shown
 from marketd.gateway.fanout import plain
-from marketd.gateway.history import stored_rows
+from marketd.gateway.history import permitted, stored_rows
 from marketd.gateway.manager import NoHistory
 from marketd.gateway.names import resolve
 from marketd.periods import parse_any, parse_period
@@ -36,9 +36,13 @@ async def bars(session: Session, params: messages.BarsParams, _request: Request)
     """Answer from the sampler's segments where they have it all, and else with what is on disk as well."""
     if params.start_ns is not None and params.end_ns is not None and params.end_ns < params.start_ns:
         raise Refusal(ErrorCode.INVALID_PARAMS, "bars: end_ns is before start_ns", key="params.end_ns")
+    await session.gateway.feeds.learn()
+    permitted(session.gateway.feeds, [params.fqme], session.rights)
     try:
         held = await _held(session, params)
-    except Refusal:
+    except Refusal as refusal:
+        if refusal.code is ErrorCode.FORBIDDEN:
+            raise
         stored = await _stored(session, None, params)
         if stored is None:
             raise
@@ -87,7 +91,7 @@ async def _stored(session: Session, held: _Held | None, params: messages.BarsPar
 async def _held(session: Session, params: messages.BarsParams) -> _Held:
     """Answer from the segments."""
     feeds = session.gateway.feeds
-    [fqme] = await resolve(feeds, [params.fqme], session.gateway.carry)
+    [fqme] = await resolve(feeds, [params.fqme], session.gateway.carry, session.rights)
     found = feeds.find(fqme)
     assert found is not None
     feed = feeds.steps.get(found[0].name)

@@ -25,12 +25,22 @@ class Refusal(Exception):  # noqa: N818 - an answer, and no failure of anything
     Attributes:
         request_id: of the request, where it is known although the request can't be read.
         closing: whether nothing that follows on this connection can be trusted either.
+        reason: for the log, why the connection is closed then.
     """
 
-    def __init__(self, code: ErrorCode, message: str, *, closing: bool = False, **data: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        closing: bool = False,
+        reason: str = "garbage",
+        **data: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.closing = closing
+        self.reason = reason
         self.data = data
         self.request_id: int | str | None = None
 

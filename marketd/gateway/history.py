@@ -18,12 +18,14 @@ from marketd.fqme import glob_pattern
 from marketd.gateway.decode import Refusal, shown
 from marketd.gateway.encode import encode_batch, encode_notification
 from marketd.gateway.feeds import Feeds
+from marketd.gateway.names import check_permitted
 from marketd.gateway.selection import split
 from marketd.history.wire import BarsQuery, CoverageQuery, GapsQuery, Left, LeftQuery, TicksQuery, WantQuery
 from marketd.periods import parse_period
 from marketd.ring.steps import BAR
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
+from marketd.security.access import Access
 
 if TYPE_CHECKING:
     from marketd.gateway.session import Session
@@ -63,7 +65,7 @@ async def _stream(
     feeds = session.gateway.feeds
     await feeds.learn()
     names, globs = split(params.instruments)
-    for fqme in [*spelled(feeds, names), *matching(feeds, globs)]:
+    for fqme in [*permitted(feeds, names, session.rights), *matching(feeds, globs, session.rights)]:
         try:
             async for found in session.gateway.history.ask(query(fqme), messages.HistorySeries):
                 if isinstance(found, messages.HistorySeries):
@@ -135,19 +137,25 @@ async def stored_rows(
 
 async def _one(session: Session, name: str) -> str:
     await session.gateway.feeds.learn()
-    return spelled(session.gateway.feeds, [name])[0]
+    return permitted(session.gateway.feeds, [name], session.rights)[0]
 
 
-def spelled(feeds: Feeds, names: Iterable[str]) -> list[str]:
-    """Write names as the feeds do; those that none has may still be stored."""
+def permitted(feeds: Feeds, names: Iterable[str], access: Access) -> list[str]:
+    """Write names as the feeds do; those that none has may still be stored.
+
+    Raises:
+        Refusal: FORBIDDEN, one is not for this client.
+    """
     found = ((feeds.find(name), name) for name in names)
-    return sorted(name if known is None else known[1] for known, name in found)
+    written = sorted(name if known is None else known[1] for known, name in found)
+    check_permitted(access, written)
+    return written
 
 
-def matching(feeds: Feeds, globs: Iterable[str]) -> list[str]:
-    """Return the names of the feeds' instruments that globs mean, sorted."""
+def matching(feeds: Feeds, globs: Iterable[str], access: Access) -> list[str]:
+    """Return the names of the feeds' instruments that globs mean, sorted, of those that the client may see."""
     patterns = [glob_pattern(glob) for glob in globs]
-    names = {name for feed in feeds.by_name.values() for name in feed.names}
+    names = {name for feed in feeds.by_name.values() for name in feed.names if access.permits(name)}
     return sorted(name for name in names if any(pattern.match(name) for pattern in patterns))
 
 

@@ -18,8 +18,8 @@ import structlog
 import trio
 
 from marketd.errors import ConfigError
+from marketd.security.doors import TLS_PREFIX, UNIX_PREFIX
 
-UNIX_PREFIX = "unix:"
 BACKLOG = 512
 PORT_MAX = 65535
 SEND_BUFFER_BYTES = 256 * 1024  # Linux doubles it. More would only let a slow client's rows grow old in the kernel.
@@ -41,7 +41,9 @@ def open_listeners(
     shared: bool = False,
     passed: Mapping[str, int] | None = None,
 ) -> Iterator[list[socket.socket]]:
-    """Listen on ``host:port`` and ``unix:/path`` addresses; leaving it closes them and removes the socket files.
+    """Listen on ``host:port``, ``tls://host:port`` and ``unix:/path`` addresses.
+
+    Leaving it closes them and removes the socket files.
 
     Args:
         key: of the configuration, where the addresses are.
@@ -56,8 +58,8 @@ def open_listeners(
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(
-                _inherit(inherited[address])
-                if address in inherited
+                _inherit(inherited[address.removeprefix(TLS_PREFIX)])
+                if address.removeprefix(TLS_PREFIX) in inherited
                 else _open_unix(address, key)
                 if address.startswith(UNIX_PREFIX)
                 else _open_tcp(address, key, shared=shared)
@@ -146,7 +148,7 @@ def _inherit(descriptor: int) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _open_tcp(address: str, key: str, *, shared: bool) -> Iterator[socket.socket]:
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix(TLS_PREFIX).rpartition(":")
     if not port.isdecimal() or int(port) > PORT_MAX:  # getaddrinfo would take it modulo 65536
         raise _refusal(address, key, f"{port!r} is no port from 0 to {PORT_MAX}")
     try:

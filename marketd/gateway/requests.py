@@ -17,13 +17,15 @@ from marketd.gateway.debug import debug
 from marketd.gateway.decode import Refusal, decode_params, decode_request, shown, unknown_method
 from marketd.gateway.encode import Buffer, encode_answer
 from marketd.gateway.history import backfill, coverage, gaps, history, ticks
-from marketd.gateway.names import suggest
+from marketd.gateway.names import check_permitted, suggest
 from marketd.gateway.routed import backends, record, search, status
 from marketd.gateway.streams import subscribe, unsubscribe, update
 from marketd.gateway.why import why
 from marketd.ring import layout, steps
 from marketd.rpc import messages
 from marketd.rpc.messages import ErrorCode, Request
+from marketd.security.access import Access
+from marketd.security.scopes import Unlisted, scope_of
 
 if TYPE_CHECKING:
     from marketd.gateway.actor import Gateway
@@ -36,27 +38,30 @@ Handler = Callable[["Session", Any, Request], Awaitable[messages.Result]]
 log = structlog.get_logger("marketd.gateway")
 
 
-async def serve(session: Session, payload: bytes | bytearray) -> bool:
+async def serve(session: Session, payload: bytes | bytearray) -> str:
     """Answer one message of a client, or see to it that it is answered.
 
     Returns:
-        Whether what follows on this connection can be trusted to be messages.
+        Why the connection has to end now; empty if it may go on.
     """
     request = None
     try:
         request = decode_request(payload)
         if request is None:
-            return True
+            return ""
         handler = _find_handler(session, request)
+        _check_allowed(session, request)
         params = decode_params(request)
-        if request.method in _IN_BACKGROUND:
+        if isinstance(params, messages.HelloParams):
+            session.put(encode_answer(request.id, await hello(session, params, request)))
+        elif request.method in _IN_BACKGROUND:
             _start(session, request, handler, params)
         else:
             session.put(await _answer(session, request, handler, params))
     except Refusal as refusal:
         session.put(refusal.frame(refusal.request_id if request is None else request.id))
-        return not refusal.closing
-    return True
+        return refusal.reason if refusal.closing else ""
+    return ""
 
 
 def _find_handler(session: Session, request: Request) -> Handler:
@@ -66,6 +71,18 @@ def _find_handler(session: Session, request: Request) -> Handler:
     if session.hello is None and request.method != "hello":
         raise Refusal(ErrorCode.HELLO_REQUIRED, f"say hello before {request.method}: it settles the protocol's version")
     return handler
+
+
+def _check_allowed(session: Session, request: Request) -> None:
+    """Refuse what is not in the client's token. Raises Refusal."""
+    if session.access is None:
+        return  # it is hello, which finds out
+    guard = session.gateway.guard
+    guard.check_rate(session.access)
+    try:
+        guard.check_scope(session.access, request.method, scope_of(request.method), session.address)
+    except Unlisted:
+        raise Refusal(ErrorCode.FORBIDDEN, f"nobody may call {request.method}: it has no scope") from None
 
 
 def _start(session: Session, request: Request, handler: Handler, params: messages.Params) -> None:
@@ -94,7 +111,7 @@ async def _answer(session: Session, request: Request, handler: Handler, params: 
         with trio.CancelScope() as scope:
             if request.deadline_ms is not None:
                 scope.deadline = trio.current_time() + request.deadline_ms / 1000
-            return encode_answer(request.id, await handler(session, params, request))
+            return encode_answer(request.id, await _do(session, request, handler, params))
         sentence = f"{request.method} was not done within its deadline of {request.deadline_ms} ms"
         refusal = Refusal(ErrorCode.DEADLINE_EXCEEDED, sentence, deadline_ms=request.deadline_ms)
     except Refusal as error:
@@ -104,6 +121,27 @@ async def _answer(session: Session, request: Request, handler: Handler, params: 
         sentence = f"{request.method} failed for a reason of the daemon's own; its log has it"
         refusal = Refusal(ErrorCode.INTERNAL, sentence)
     return refusal.frame(request.id)
+
+
+async def _do(session: Session, request: Request, handler: Handler, params: messages.Params) -> messages.Result:
+    """Run a method, and note what came of it if it is the operator's."""
+    if scope_of(request.method) != "admin":
+        return await handler(session, params, request)
+    result = "cancelled"
+    try:
+        answer = await handler(session, params, request)
+    except Refusal as refusal:
+        result = refusal.code.name.lower()
+        raise
+    except Exception:
+        result = "internal"
+        raise
+    else:
+        result = "done"
+        return answer
+    finally:
+        audit, token = session.gateway.guard.audit, session.rights.name
+        audit.write(request.method, token=token, peer=session.address, result=result, detail=params)
 
 
 # --- the methods that need nobody else ---
@@ -119,7 +157,10 @@ async def hello(session: Session, params: messages.HelloParams, _request: Reques
             f"version {params.version} of the protocol is not spoken here; version {messages.PROTOCOL_VERSION} is",
             versions=[messages.PROTOCOL_VERSION],
         )
-    session.begin(params, max(params.heartbeat_s, HEARTBEAT_S_MIN) if params.heartbeat_s else math.inf)
+    guard = session.gateway.guard
+    access = guard.admit(params.token or session.bearer, session.door, session.address)
+    guard.enter(access)
+    session.begin(access, params, max(params.heartbeat_s, HEARTBEAT_S_MIN) if params.heartbeat_s else math.inf)
     limits = session.gateway.limits
     return messages.HelloResult(
         version=messages.PROTOCOL_VERSION,
@@ -143,25 +184,26 @@ async def ping(_session: Session, params: messages.PingParams, _request: Request
 
 async def instrument(session: Session, params: messages.InstrumentParams, _request: Request) -> messages.Result:
     """See :func:`look_up`."""
-    return await look_up(session.gateway, params.fqme)
+    return await look_up(session.gateway, session.rights, params.fqme)
 
 
-async def look_up(gateway: Gateway, fqme: str) -> messages.InstrumentResult:
+async def look_up(gateway: Gateway, access: Access, fqme: str) -> messages.InstrumentResult:
     """Look an instrument up in the feeds' tables, and then in the lists of what their venues offer besides.
 
     Raises:
-        Refusal: nobody has it.
+        Refusal: nobody has it, or it is not for this client.
     """
     feeds = gateway.feeds
     await feeds.learn()
     found = feeds.find(fqme)
+    check_permitted(access, [fqme if found is None else found[1]])
     if found is None and (offered := await gateway.find([fqme])):
         market = offered[0].market
         feed = feeds.by_name.get(offered[0].feed)
         epoch = feed.epoch if feed is not None else 0
         return messages.InstrumentResult(market.fqme, offered[0].feed, 0, epoch, "unknown", market)
     if found is None:
-        close = await suggest(feeds, [fqme])
+        close = await suggest(feeds, [fqme], access.permits)
         raise Refusal(
             ErrorCode.UNKNOWN_INSTRUMENT,
             f"no feed has an instrument {shown(fqme)}" + (f"; close to it: {', '.join(close)}" if close else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import trio
 
 from marketd.errors import ActorError, RequestRefused
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 5.0
 DEBUG_TIMEOUT_S = 25.0
+SEARCH_HITS_MAX = 10_000
 ROUTE_MARGIN_S = 1.0  # the supervisor has a deadline of its own, and says more when that passes
 
 R = TypeVar("R")
@@ -34,8 +36,12 @@ _CODES = {
 
 
 async def status(session: Session, _params: messages.EmptyParams, _request: Request) -> messages.StatusResult:
-    """Ask the supervisor."""
-    return await daemon_status(session.gateway.link)
+    """Ask the supervisor. Who is no operator sees of the clients only those of its own token."""
+    found = await daemon_status(session.gateway.link)
+    rights = session.rights
+    if rights.may("admin"):
+        return found
+    return msgspec.structs.replace(found, clients=[each for each in found.clients if each.token == rights.name])
 
 
 async def daemon_status(link: Link) -> messages.StatusResult:
@@ -77,10 +83,13 @@ async def search(session: Session, params: messages.SearchParams, request: Reque
     """Ask all feeds at once, and pass on what each finds as soon as it answers."""
     count = 0
     failed: list[str] = []
+    rights = session.rights
 
     async def ask(feed: str) -> None:
         nonlocal count
-        route = RouteSearch(feed, params.text, params.limit)
+        # What is not for this client is left out here, so that there have to be some more.
+        limit = SEARCH_HITS_MAX if rights.within else params.limit
+        route = RouteSearch(feed, params.text, limit)
         try:
             hits = await session.gateway.link.request(
                 "search", route, result=list[messages.SearchHit], timeout_s=ANSWER_TIMEOUT_S + ROUTE_MARGIN_S
@@ -88,7 +97,7 @@ async def search(session: Session, params: messages.SearchParams, request: Reque
         except ActorError:
             failed.append(feed)
             return
-        hits = hits[: params.limit - count]
+        hits = [hit for hit in hits if rights.permits(hit.fqme)][: params.limit - count]
         count += len(hits)
         if hits:
             await session.writer.wait_room()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from marketd import fqme
 from marketd.model import Kind
 from marketd.ring.layout import TOLD_ALWAYS
+from marketd.security.access import matcher
 
 FULL_KEY = 0
 _USUAL_KINDS = frozenset({Kind.TRADE, Kind.QUOTE})
@@ -35,19 +36,32 @@ class Selection:
         names: full names.
         globs: patterns of names.
         kinds: of the data rows wanted.
+        within: names and globs of what the client may see; empty for all.
         patterns: the globs, compiled.
     """
 
-    def __init__(self, names: frozenset[str], globs: frozenset[str], kinds: frozenset[int]) -> None:
+    def __init__(
+        self,
+        names: frozenset[str],
+        globs: frozenset[str],
+        kinds: frozenset[int],
+        within: frozenset[str] = frozenset(),
+    ) -> None:
         self.names = names
         self.globs = globs
         self.kinds = kinds
+        self.within = within
+        self._permitted = matcher(within)
         self.patterns = {glob: fqme.glob_pattern(glob) for glob in globs}
         self._matches = [pattern.match for pattern in self.patterns.values()]
 
     def selects(self, name: str) -> bool:
         """Whether an instrument of this name belongs to it."""
-        return name in self.names or any(match(name) for match in self._matches)
+        return (name in self.names or any(match(name) for match in self._matches)) and self.permits(name)
+
+    def permits(self, name: str) -> bool:
+        """Whether the client may see it."""
+        return self._permitted is None or self._permitted.match(name) is not None
 
     def may_select(self, backends: Collection[str]) -> bool:
         """Whether one of its globs could ever select a name that ends in ``.backend``."""
@@ -66,10 +80,16 @@ class Selections:
         self._known: weakref.WeakValueDictionary[tuple[frozenset[object], ...], Selection]
         self._known = weakref.WeakValueDictionary()
 
-    def intern(self, names: Iterable[str], globs: Iterable[str], kinds: Iterable[int]) -> Selection:
+    def intern(
+        self,
+        names: Iterable[str],
+        globs: Iterable[str],
+        kinds: Iterable[int],
+        within: frozenset[str] = frozenset(),
+    ) -> Selection:
         """Return the one selection of these; ``kinds`` are numbers."""
-        asked = Selection(frozenset(names), frozenset(globs), frozenset(kinds))
-        return self._known.setdefault((asked.names, asked.globs, asked.kinds), asked)
+        asked = Selection(frozenset(names), frozenset(globs), frozenset(kinds), within)
+        return self._known.setdefault((asked.names, asked.globs, asked.kinds, within), asked)
 
 
 class Choice:

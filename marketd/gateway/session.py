@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from marketd.clock import SystemClock
 from marketd.gateway.decode import Refusal
 from marketd.gateway.delivery import Behind
 from marketd.gateway.encode import Buffer, encode_notification
@@ -31,6 +32,8 @@ from marketd.rpc import messages
 from marketd.rpc.framing import Deframer, FrameTooLarge
 from marketd.rpc.messages import ErrorCode
 from marketd.rpc.positions import format_token
+from marketd.security.access import Access
+from marketd.security.doors import Door
 from marketd.supervise.messages import FilledRange
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ SLOW_FROM, SLOW_UNTIL = 0.5, 0.1  # of what a ring keeps; the client is told onc
 LEAVE_S = 0.3  # for the client to see them and hang up
 LEAVE_BYTES_MAX = 4 << 20  # of what it still sends meanwhile
 
-_LINGER_NOT = struct.pack("ii", 1, 0)
+LINGER_NOT = struct.pack("ii", 1, 0)
 _HEARTBEAT = encode_notification("heartbeat", messages.Heartbeat())
 
 log = structlog.get_logger("marketd.gateway")
@@ -56,6 +59,10 @@ class Session:
 
     Attributes:
         number: counts connections, for logs and status.
+        address: of the client.
+        door: by which it came in.
+        bearer: the token that it showed before hello, over HTTP.
+        access: what it may do; None before hello.
         times: what the watchdog looks at.
         hello: what the client said of itself; None before.
         heartbeat_s: the longest silence of ours; infinity for any.
@@ -66,8 +73,20 @@ class Session:
         ended: why its connection ends, in a word or two; empty before.
     """
 
-    def __init__(self, sock: socket.socket, address: str, number: int, gateway: Gateway) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: str,
+        number: int,
+        gateway: Gateway,
+        door: Door = "unix",
+        bearer: str | None = None,
+    ) -> None:
         self.number = number
+        self.address = address
+        self.door: Door = door
+        self.bearer = bearer
+        self.access: Access | None = None
         self.gateway = gateway
         self.times = Times(trio.current_time())
         self.writer = Writer(sock, self.times, gateway.delivery)
@@ -78,7 +97,7 @@ class Session:
         self.searching = trio.Semaphore(SEARCHES_MAX)
         self.nursery: trio.Nursery
         self._socket = sock
-        self._address = address
+        self._counted_bytes = 0
         self._reading = trio.CancelScope()
         self._numbers = itertools.count(1)
         self._after_answer: list[Buffer] = []
@@ -91,7 +110,7 @@ class Session:
 
     async def run(self) -> None:
         """Serve the client until either side has had enough. Nothing that goes wrong here reaches another client."""
-        log.debug("client.accepted", client=self.number, address=self._address)
+        log.debug("client.accepted", client=self.number, address=self.address)
         try:
             async with trio.open_nursery() as self.nursery:
                 self.nursery.start_soon(self._read)
@@ -104,12 +123,15 @@ class Session:
             self.ended = "failed"
         finally:
             self._log_end()
-            self.subscriptions.clear()
+            self.drop_subscriptions()
             self.follows_changed()
             if self.ended == "stalled" and not self.writer.finished:
                 # The kernel is to throw away what the client does not take, and not to go on trying.
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
             close_socket(self._socket)
+            self.count_bytes()
+            if self.access is not None:
+                self.gateway.guard.leave(self.access)
 
     def _log_end(self) -> None:
         writer = self.writer
@@ -120,13 +142,21 @@ class Session:
             facts["unsent_bytes"] = writer.unsent_bytes
         log.info("client.gone", client=self.number, reason=self.ended or "cancelled", **facts)
 
-    def begin(self, params: messages.HelloParams, heartbeat_s: float) -> None:
+    def begin(self, access: Access, params: messages.HelloParams, heartbeat_s: float) -> None:
         """Take hello."""
+        self.access = access
         self.hello = params
         self.times.greeted = True
         self.heartbeat_s = heartbeat_s
         self.times.promised_s = heartbeat_s if params.heartbeat_s else 0.0
-        log.info("client.connected", client=self.number, address=self._address, name=params.client[:64])
+        facts = {"token": access.name} if access.name else {}
+        log.info("client.connected", client=self.number, address=self.address, name=params.client[:64], **facts)
+
+    @property
+    def rights(self) -> Access:
+        """What the client may do, once it has said hello."""
+        assert self.access is not None  # no other request is served before
+        return self.access
 
     def close(self, reason: str, last_words: Buffer | None = None) -> None:
         """End the connection once the answers that wait, and then the last words, are written; or in a second."""
@@ -135,6 +165,12 @@ class Session:
             self.writer.put(last_words)
         self._end(reason)
         self.writer.finish()
+
+    def dismiss(self, code: str, sentence: str) -> None:
+        """End the connection at once, and tell the client why and where each of its streams stands."""
+        log.warning("client.dismissed", client=self.number, address=self.address, reason=code, detail=sentence)
+        words = messages.Notice(code, sentence, self._positions(), self.writer.lost)
+        self.close(code, encode_notification("notice", words))
 
     def stop(self) -> None:
         """End the connection once the client has had every row that is published by now; or in a second."""
@@ -193,8 +229,8 @@ class Session:
                     if i % REQUESTS_IN_ONE_GO == REQUESTS_IN_ONE_GO - 1:
                         await trio.lowlevel.checkpoint()
                     await self.writer.wait_room()
-                    if not await serve(self, payload):
-                        return self.close("garbage")
+                    if reason := await serve(self, payload):
+                        return self.close(reason)
                 if too_large is not None:
                     return self.close("frame too large", _too_large(too_large))
             return self.close("left")
@@ -228,6 +264,21 @@ class Session:
         self._after_answer.append(frame)
 
     # --- streams ---
+
+    def add_subscription(self, subscription: Subscription) -> None:
+        """Serve one more."""
+        self.subscriptions[subscription.id] = subscription
+        self.rights.usage.subscriptions += 1
+
+    def drop_subscription(self, subscription: Subscription) -> None:
+        """Serve one less."""
+        del self.subscriptions[subscription.id]
+        self.rights.usage.subscriptions -= 1
+
+    def drop_subscriptions(self) -> None:
+        """Serve none any more."""
+        for subscription in list(self.subscriptions.values()):
+            self.drop_subscription(subscription)
 
     def next_subscription(self) -> int:
         """Return a number for a new subscription."""
@@ -347,7 +398,7 @@ class Session:
         return messages.ClientStatus(
             id=self.number,
             name=self.hello.client[:64] if self.hello is not None else "",
-            address=self._address,
+            address=self.address,
             subscriptions=len(self.subscriptions),
             rows_sent=self.writer.rows_sent,
             bytes_sent=self.writer.bytes_sent,
@@ -358,7 +409,15 @@ class Session:
             lag_rows=behind.rows,
             lag_s=behind.age_s,
             slow=self.slow,
+            token=self.access.name if self.access is not None else "",
         )
+
+    def count_bytes(self) -> None:
+        """Add what was sent since the last time to what the token has used."""
+        if self.access is not None:
+            sent = self.writer.bytes_sent
+            self.access.usage.add_bytes(sent - self._counted_bytes, SystemClock().now_ns())
+            self._counted_bytes = sent
 
 
 def _too_large(error: FrameTooLarge) -> Buffer:

@@ -42,11 +42,17 @@ async def subscribe(session: Session, params: messages.SubscribeParams, _request
     kinds = kind_numbers(feeds, params.kinds)
     names, globs = split(params.instruments)
     _check_size(session, len(names) + len(globs), len(globs))
-    selection = feeds.selections.intern(await resolve(feeds, names, session.gateway.carry), globs, kinds)
+    rights = session.rights
+    known = await resolve(feeds, names, session.gateway.carry, rights)
+    selection = feeds.selections.intern(known, globs, kinds, rights.within)
     without_match = await unmatched(feeds, selection)
     choices = await feeds.choose(selection, states=params.contract == "latest" or params.snapshot)
     starts = await _replay_starts(session, params, selection, choices)
 
+    if not rights.usage.room_for_subscription:
+        limit = rights.usage.quotas.subscriptions
+        sentence = f"the token {rights.name!r} has {limit} subscriptions, as many as it may; unsubscribe one"
+        raise Refusal(ErrorCode.LIMIT_EXCEEDED, sentence, limit=limit)
     subscription = Subscription(session.next_subscription(), selection, choices, params)
     for feed in feeds.all:
         subscription.join(feed)
@@ -63,7 +69,7 @@ async def subscribe(session: Session, params: messages.SubscribeParams, _request
         from_ns = None if name in params.resume else params.from_ns
         replay = Replay(session, subscription, subscription.follows[name], starts[name], from_ns)
         session.nursery.start_soon(replay.run)
-    session.subscriptions[subscription.id] = subscription
+    session.add_subscription(subscription)
     session.follows_changed()
     if strangers := sorted(params.resume.keys() - subscription.follows.keys()):
         session.put_after_answer(_strangers_notice(strangers))
@@ -101,10 +107,10 @@ async def update(session: Session, params: messages.UpdateParams, _request: Requ
             key="params.remove",
             unknown=strangers,
         )
-    names = (selection.names | await resolve(feeds, add_names, session.gateway.carry)) - known
+    names = (selection.names | await resolve(feeds, add_names, session.gateway.carry, session.rights)) - known
     globs = (selection.globs | add_globs) - remove_globs
     _check_size(session, len(names) + len(globs) - _size(subscription), len(globs))
-    selection = feeds.selections.intern(names, globs, selection.kinds)
+    selection = feeds.selections.intern(names, globs, selection.kinds, selection.within)
     without_match = await unmatched(feeds, selection)
     choices = await feeds.choose(selection, states=subscription.contract == "latest")
 
@@ -125,7 +131,7 @@ async def unsubscribe(
 ) -> messages.UnsubscribeResult:
     """Close a subscription."""
     subscription = _find(session, params.subscription)
-    del session.subscriptions[subscription.id]
+    session.drop_subscription(subscription)
     subscription.pause(paused=False)  # a replay that waits for that is over, too
     session.follows_changed()
     return messages.UnsubscribeResult(subscription.positions())

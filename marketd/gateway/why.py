@@ -15,7 +15,7 @@ from marketd.errors import ActorError, ConfigError, Lapped, SegmentError
 from marketd.gateway.decode import Refusal
 from marketd.gateway.feed import Feed, StepFeed
 from marketd.gateway.manager import HistoryManager
-from marketd.gateway.names import suggest
+from marketd.gateway.names import check_permitted, suggest
 from marketd.gateway.routed import daemon_status
 from marketd.history.wire import CoverageQuery
 from marketd.model import GapReason, Kind, MktPair
@@ -28,6 +28,7 @@ from marketd.supervise.messages import RouteExplain
 if TYPE_CHECKING:
     from marketd.gateway.actor import Gateway
     from marketd.gateway.session import Session
+    from marketd.security.access import Access
 
 PART_TIMEOUT_S = 4.0
 ROWS_IN_ONE_GO = 65_536  # looked through between two turns of the event loop
@@ -40,11 +41,11 @@ log = structlog.get_logger("marketd.gateway")
 
 async def why(session: Session, params: messages.WhyParams, _request: messages.Request) -> messages.WhyResult:
     """Say why an instrument is live, or is not."""
-    return explain(await gather(session.gateway, params.fqme))
+    return explain(await gather(session.gateway, session.rights, params.fqme))
 
 
-async def gather(gateway: Gateway, fqme: str) -> Facts:
-    """Find out all that bears on an instrument."""
+async def gather(gateway: Gateway, access: Access, fqme: str) -> Facts:
+    """Find out all that bears on an instrument. Raises Refusal: it is none of the client's business."""
     await gateway.feeds.learn()
     status = await daemon_status(gateway.link)
     facts = {
@@ -58,6 +59,7 @@ async def gather(gateway: Gateway, fqme: str) -> Facts:
     found = gateway.feeds.find(fqme)
     if found is not None:
         feed, name = found
+        check_permitted(access, [name])
         instrument = feed.ids[name]
         market: MktPair = feed.table.entry(instrument)
         facts |= {"feed": feed.name, "recorded": feed.info.recorded, "ring": await ring_facts(feed, instrument)}
@@ -65,9 +67,10 @@ async def gather(gateway: Gateway, fqme: str) -> Facts:
         facts |= {"bars": _bars_facts(feed, gateway.feeds.steps.get(feed.name), instrument)}
     elif offered := await gateway.find([fqme]):
         market, name = offered[0].market, offered[0].market.fqme
+        check_permitted(access, [name])
         facts |= {"feed": offered[0].feed}
     else:
-        return Facts(**facts, close=await suggest(gateway.feeds, [fqme]))  # type: ignore[arg-type]
+        return Facts(**facts, close=await suggest(gateway.feeds, [fqme], access.permits))  # type: ignore[arg-type]
     facts |= {"fqme": name, "venue": await _venue_facts(gateway, str(facts["feed"]), name)}
     facts |= await _calendar_facts(market, SystemClock().now_ns())
     facts |= {"history": await _history_facts(gateway.history, name)}

@@ -42,6 +42,8 @@ class ErrorCode(enum.IntEnum):
     DEADLINE_EXCEEDED = -32006
     UNAVAILABLE = -32007
     FRAME_TOO_LARGE = -32008
+    UNAUTHORIZED = -32009
+    FORBIDDEN = -32010
     UNKNOWN_SERVICE = -32020
     UNKNOWN_CLIENT = -32021
     INVALID_CONFIG = -32022
@@ -232,7 +234,8 @@ class FeedStatus(Result, frozen=True):
 
 class ClientStatus(Result, frozen=True):
     """One connected client. ``lag_rows``: how many rows of a feed it is behind, at most, and ``lag_s``: how old the
-    first of these is. ``slow``: it was told that it is about to lose some.
+    first of these is. ``slow``: it was told that it is about to lose some. ``token``: the name of the one that it came
+    with; empty for none.
     """
 
     id: int
@@ -248,6 +251,7 @@ class ClientStatus(Result, frozen=True):
     lag_rows: int = 0
     lag_s: float = 0.0
     slow: bool = False
+    token: str = ""
 
 
 class BackfillStatus(Result, frozen=True):

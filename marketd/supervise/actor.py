@@ -43,8 +43,8 @@ __all__ = ["ActorHandle", "Child", "Pulse", "Tree", "open_tree", "run_child"]
 TRACTOR_VERSION = "0.1.0a5"
 HOST = "127.0.0.1"
 SECRET_BYTES = 32
-SECRET_VARIABLE = "MARKETD_TREE_SECRET"
 SECRET_TIMEOUT_S = 5.0
+STRANGERS_MAX = 32  # connections that have not shown the secret; with one more, the oldest of them is closed
 EXIT_S = 1.0
 
 Untyped = Any  # what tractor gives us
@@ -179,18 +179,20 @@ class _Carrier:
         self._stream: Untyped = None
 
     async def spawn(self) -> trio.Process:
-        """Start the process. It imports from where we do, and knows the secret from its environment: argv is public."""
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            SECRET_VARIABLE: _Secret.value.hex(),
-        }
+        """Start the process. It imports from where we do, and reads the secret from a pipe: its arguments are public,
+        and an environment can be looked at for as long as the process lives."""
         _, port = self._root.accept_addr
-        return await trio.lowlevel.open_process(
+        process = await trio.lowlevel.open_process(
             [sys.executable, "-P", "-m", "marketd.supervise.child", str(os.getpid()), *self._uid, str(port)],
-            stdin=subprocess.DEVNULL,
-            env=environment,
+            stdin=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             pass_fds=self._spec.descriptors,
         )
+        assert process.stdin is not None
+        with trio.CancelScope(shield=True), contextlib.suppress(trio.BrokenResourceError):  # it is dead already
+            async with process.stdin:
+                await process.stdin.send_all(_Secret.value)  # a pipe has room for it, so this takes no time
+        return process
 
     async def send(self, message: bytes) -> None:
         """Send one message of the link."""
@@ -248,7 +250,9 @@ class _Carrier:
 
 def run_child(name: str, identifier: str, parent_port: int) -> None:
     """Be an actor: connect to the parent, and run what it says until it says stop."""
-    _Secret.value = bytes.fromhex(os.environ.pop(SECRET_VARIABLE))
+    _Secret.value = sys.stdin.buffer.read(SECRET_BYTES)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
     actor = tractor._actor.Actor(name, uid=identifier, loglevel="critical", enable_modules=[], spawn_method="trio")
     actor._mods[__name__] = sys.modules[__name__]
     tractor._entry._trio_main(actor, parent_addr=(HOST, parent_port))
@@ -356,14 +360,25 @@ def _harden() -> None:
     tractor._actor.get_arbiter = _open_no_registry
 
 
+_strangers: dict[trio.SocketStream, trio.CancelScope] = {}
+
+
 async def _knows_secret(stream: trio.SocketStream) -> bool:
+    """Wait for the secret, for a while. One of ours sends it at once; who holds many sockets open for no purpose loses
+    the oldest of them, and keeps nobody out."""
     received = b""
-    with trio.move_on_after(SECRET_TIMEOUT_S):
-        while len(received) < SECRET_BYTES:
-            data = await stream.receive_some(SECRET_BYTES - len(received))
-            if not data:
-                break
-            received += data
+    while len(_strangers) >= STRANGERS_MAX:
+        _strangers.pop(next(iter(_strangers))).cancel()
+    with trio.move_on_after(SECRET_TIMEOUT_S) as scope:
+        _strangers[stream] = scope
+        try:
+            while len(received) < SECRET_BYTES:
+                data = await stream.receive_some(SECRET_BYTES - len(received))
+                if not data:
+                    break
+                received += data
+        finally:
+            _strangers.pop(stream, None)
     return hmac.compare_digest(received, _Secret.value)
 
 

@@ -151,10 +151,24 @@ class LimitsSpec(msgspec.Struct, frozen=True):
 
 
 HTTP_PREFIX = "http://"
+HTTPS_PREFIX = "https://"
+
+
+class SecuritySpec(msgspec.Struct, frozen=True):
+    """Where the gateway finds who may do what; see ``[security]`` in the configuration.
+
+    ``certificate``, ``key``: of the addresses that begin with ``tls://``. ``audit_path``: empty for no file.
+    """
+
+    tokens_path: str = ""
+    audit_path: str = ""
+    require_token: bool = False
+    certificate: str = ""
+    key: str = ""
 
 
 class GatewaySpec(msgspec.Struct, frozen=True):
-    """``listen``, ``http``: ``host:port`` and ``unix:/path`` addresses. Port 0 takes a free one.
+    """``listen``, ``http``: ``host:port``, ``tls://host:port`` and ``unix:/path`` addresses. Port 0 takes a free one.
 
     ``hosts``: names by which browsers may reach it. ``history_socket``: empty where nothing is stored. ``shared``:
     other gateways listen at the same addresses. ``first_client``: the number of its first client; theirs are others.
@@ -170,6 +184,7 @@ class GatewaySpec(msgspec.Struct, frozen=True):
     shared: bool = False
     first_client: int = 1
     passed: dict[str, int] = {}
+    security: SecuritySpec = SecuritySpec()
 
 
 # --- supervisor -> gateway ---
@@ -357,7 +372,7 @@ class SamplerReport(msgspec.Struct, frozen=True):
 
 
 class GatewayReady(msgspec.Struct, frozen=True):
-    """The addresses that are really listened on; those of HTTP begin with :data:`HTTP_PREFIX`."""
+    """The addresses that are really listened on; those of HTTP begin with ``http://``, or ``https://``."""
 
     addresses: list[str]
 

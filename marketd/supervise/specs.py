@@ -10,8 +10,10 @@ import msgspec
 from backends import backend as backends
 from marketd.config import Config
 from marketd.paths import Paths
+from marketd.security.doors import TLS_PREFIX, with_tls
 from marketd.supervise.messages import (
     HTTP_PREFIX,
+    HTTPS_PREFIX,
     ActorSpec,
     FeedInfo,
     FeedSpec,
@@ -20,6 +22,7 @@ from marketd.supervise.messages import (
     HistorySpec,
     LogSpec,
     SamplerSpec,
+    SecuritySpec,
 )
 
 CLIENTS_OF_A_GATEWAY = 1_000_000  # numbers of clients
@@ -99,6 +102,18 @@ def gateway_settings(config: Config, paths: Paths) -> GatewaySettings:
     return GatewaySettings(config.gateway.limits, str(paths.history_socket) if stores_history(config) else "")
 
 
+def addresses_for_gateway(announced: list[str]) -> tuple[list[str], list[str]]:
+    """Split what a gateway listens at into what its successor is to listen at: for the protocol, and for HTTP."""
+    schemes = {HTTP_PREFIX: "", HTTPS_PREFIX: TLS_PREFIX}
+    http = [
+        prefix + address.removeprefix(scheme)
+        for address in announced
+        for scheme, prefix in schemes.items()
+        if address.startswith(scheme)
+    ]
+    return [address for address in announced if not address.startswith(tuple(schemes))], http
+
+
 def gateway_spec(
     config: Config, paths: Paths, number: int, had: list[str], passed: Mapping[str, int] = MappingProxyType({})
 ) -> ActorSpec:
@@ -109,9 +124,11 @@ def gateway_spec(
         had: the addresses that it really had; every other one, and each successor, takes these.
         passed: sockets that are open already, by their addresses; all gateways share them.
     """
-    gateway = config.gateway
-    http = [address.removeprefix(HTTP_PREFIX) for address in had if address.startswith(HTTP_PREFIX)]
-    listen = [address for address in had if not address.startswith(HTTP_PREFIX)] or list(gateway.listen)
+    gateway, security = config.gateway, config.security
+    listen, http = addresses_for_gateway(had)
+    if not had:
+        listen = [with_tls(address, plaintext=security.allow_plaintext) for address in gateway.listen]
+        http = [with_tls(address, plaintext=security.allow_plaintext) for address in gateway.http]
     unix = f"unix:{paths.socket}"
     if number:
         listen = [address for address in listen if address in passed or not address.startswith("unix:")]
@@ -123,11 +140,18 @@ def gateway_spec(
         listen=listen,
         limits=settings.limits,
         history_socket=settings.history_socket,
-        http=http or gateway.http,
+        http=http,
         hosts=gateway.hosts,
         shared=gateway.processes > 1,
         first_client=1 + number * CLIENTS_OF_A_GATEWAY,
         passed=dict(passed),
+        security=SecuritySpec(
+            tokens_path=security.tokens or str(paths.tokens),
+            audit_path=str(paths.audit),
+            require_token=security.require_token,
+            certificate=security.certificate,
+            key=security.key,
+        ),
     )
     actor = _actor(gateway_name(number), "marketd.gateway.actor:run_gateway", spec)
     return msgspec.structs.replace(actor, descriptors=tuple(passed.values()))

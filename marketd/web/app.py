@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -15,6 +17,8 @@ from starlette.staticfiles import StaticFiles
 
 from marketd.gateway.decode import Refusal
 from marketd.rpc.messages import ErrorCode
+from marketd.security.doors import Door
+from marketd.web.guarded import TokenGuard
 from marketd.web.health import healthz, metrics, readyz
 from marketd.web.instruments import instrument, instruments
 from marketd.web.origin import OriginGuard
@@ -41,20 +45,24 @@ _STATUS = {
     ErrorCode.UNKNOWN_INSTRUMENT: 404,
     ErrorCode.UNKNOWN_FEED: 404,
     ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
 }
 
 log = structlog.get_logger("marketd.web")
 
 
-def make_app(gateway: Gateway, hosts: list[str]) -> OriginGuard:
+def make_app(gateway: Gateway, hosts: list[str], door: Door) -> OriginGuard:
     """Return the application.
 
     Args:
         gateway: what the handlers find as ``request.app.state.gateway``.
         hosts: names by which browsers may reach it, besides this machine's own addresses.
+        door: by which its requests come in.
     """
     app = Starlette(
         routes=ROUTES,
+        middleware=[Middleware(TokenGuard, gateway=gateway, door=door, refuse=_refusal)],
         exception_handlers={Refusal: _refused, HTTPException: _http_error, Exception: _failed},
     )
     app.state.gateway = gateway
@@ -63,7 +71,17 @@ def make_app(gateway: Gateway, hosts: list[str]) -> OriginGuard:
 
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return _problem(_STATUS.get(error.code, 500), error.code.name.lower(), str(error))
+    return _refusal(error)
+
+
+def _refusal(error: Refusal) -> Response:
+    status, headers = _STATUS.get(error.code, 500), {}
+    if error.code is ErrorCode.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="marketd"'  # RFC 9110, 11.6.1
+    if "retry_after_ms" in error.data:  # more than the token's quota
+        status = 429
+        headers["Retry-After"] = str(math.ceil(error.data["retry_after_ms"] / 1000))
+    return _problem(status, error.code.name.lower(), str(error), headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -82,6 +100,6 @@ async def _failed(request: Request, error: Exception) -> Response:
     return _problem(500, "internal", "it failed for a reason of the daemon's own; its log has it")
 
 
-def _problem(status: int, code: str, sentence: str) -> Response:
+def _problem(status: int, code: str, sentence: str, headers: dict[str, str] | None = None) -> Response:
     body = msgspec.json.encode({"error": {"code": code, "message": sentence}}) + b"\n"
-    return Response(body, status, media_type="application/json")
+    return Response(body, status, headers, media_type="application/json")

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from marketd.gateway.routed import daemon_measures, daemon_status
+from marketd.security.access import Access
 from marketd.web.metrics import CONTENT_TYPE, exposition
 
 if TYPE_CHECKING:
@@ -28,10 +29,12 @@ async def healthz(_request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answer 200 when every feed is live and read, and no actor is down, else 503 with the reasons."""
+    """Answer 200 when every feed is live and read, and no actor is down, else 503, with reasons for who may read."""
     gateway: Gateway = request.app.state.gateway
     status = await daemon_status(gateway.link)
-    found = Readiness(status.ready, status.problems)
+    access: Access | None = request.state.access
+    may_read = access is not None and access.may("read")  # a load balancer needs no reasons
+    found = Readiness(status.ready, status.problems if may_read else [])
     return Response(msgspec.json.encode(found), 200 if found.ready else 503, media_type="application/json")
 
 

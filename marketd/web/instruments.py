@@ -14,7 +14,9 @@ from starlette.responses import Response, StreamingResponse
 from marketd.fqme import glob_pattern, is_glob
 from marketd.gateway.requests import look_up
 from marketd.model import MktPair
+from marketd.security.access import Access
 from marketd.web.formats import open_writer
+from marketd.web.guarded import access_of
 from marketd.web.query import Query
 
 if TYPE_CHECKING:
@@ -39,11 +41,12 @@ async def instruments(request: Request) -> Response:
     if request.method == "HEAD":
         return Response(headers=headers, media_type=writer.media_type)
     await gateway.feeds.learn()
+    access = access_of(request)
 
     async def body() -> AsyncIterator[bytes]:
         yield writer.begin()
         for feed in list(gateway.feeds.by_name.values()):
-            for rows in _pieces(feed, match):
+            for rows in _pieces(feed, match, access):
                 yield writer.rows(pa.RecordBatch.from_pylist(rows, SCHEMA))
                 await trio.lowlevel.checkpoint()
         yield writer.end({})
@@ -55,15 +58,15 @@ async def instrument(request: Request) -> Response:
     """Answer with all that is known of one instrument, as the method ``instrument`` does."""
     gateway: Gateway = request.app.state.gateway
     Query(request.query_params).finish()
-    found = await look_up(gateway, request.path_params["fqme"])
+    found = await look_up(gateway, access_of(request), request.path_params["fqme"])
     return Response(msgspec.json.encode(found), media_type="application/json")
 
 
-def _pieces(feed: Feed, match: str) -> Iterator[list[dict[str, Any]]]:
+def _pieces(feed: Feed, match: str, access: Access) -> Iterator[list[dict[str, Any]]]:
     selects = glob_pattern(match).match if is_glob(match) else lambda name: all(map(name.__contains__, match.split()))
     rows: list[dict[str, Any]] = []
     for name in list(feed.names):
-        if selects(name):
+        if selects(name) and access.permits(name):
             number = feed.ids[name]
             rows.append(_row(feed.table.entry(number)) | {
                 "fqme": name, "feed": feed.name, "quality": feed.table.quality(number).name.lower(),

@@ -17,13 +17,15 @@ from starlette.responses import Response, StreamingResponse
 
 from marketd.clock import SECOND_NS
 from marketd.gateway.decode import Refusal
-from marketd.gateway.history import check_range, matching, spelled
+from marketd.gateway.history import check_range, matching, permitted
 from marketd.gateway.selection import split
 from marketd.history.serve import ARROW_END
 from marketd.history.wire import BarsQuery, TicksQuery
 from marketd.periods import parse_period
 from marketd.rpc.messages import ErrorCode, HistorySeries, Order
+from marketd.security.access import Access
 from marketd.web.formats import BAR_COLUMNS, Writer, open_writer, rows_batch, rows_schema
+from marketd.web.guarded import access_of
 from marketd.web.query import Query
 from storage.schema import BARS, TICKS
 
@@ -85,7 +87,7 @@ async def _answer(
     request: Request, query: Query, what: str, period: str, period_ns: int, columns: list[str]
 ) -> Response:
     gateway: Gateway = request.app.state.gateway
-    asked = await read_query(query, gateway, what, period, period_ns, columns)
+    asked = await read_query(query, gateway, access_of(request), what, period, period_ns, columns)
     schema = rows_schema(asked.stored, asked.columns, named=asked.named)
     # Without rows, what is held is told at once; the file itself is read bit by bit, perhaps for minutes.
     heads = [await gateway.history.result(asked.query(name, limit=0), HistorySeries) for name in asked.names]
@@ -127,12 +129,12 @@ def facts(asked: Asked, series: Sequence[HistorySeries]) -> dict[str, Any]:
 
 
 async def read_query(
-    query: Query, gateway: Gateway, what: str, period: str, period_ns: int, columns: list[str]
+    query: Query, gateway: Gateway, access: Access, what: str, period: str, period_ns: int, columns: list[str]
 ) -> Asked:
     """Read the parameters that bars and ticks have in common; ``columns`` are the usual ones.
 
     Raises:
-        Refusal: one is missing, misspelt or wrong.
+        Refusal: one is missing, misspelt or wrong, or not for this client.
     """
     instruments = query.names("instrument")
     start_ns, end_ns = query.time("start"), query.time("end")
@@ -146,7 +148,7 @@ async def read_query(
     check_range(start_ns, end_ns, what)
     await gateway.feeds.learn()
     names, globs = split(instruments)
-    found = sorted({*spelled(gateway.feeds, names), *matching(gateway.feeds, globs)})
+    found = sorted({*permitted(gateway.feeds, names, access), *matching(gateway.feeds, globs, access)})
     if not found:
         raise Refusal(ErrorCode.UNKNOWN_INSTRUMENT, f"nothing is called {', '.join(sorted(globs))}")
     if len(found) > INSTRUMENTS_MAX:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import h11
 import structlog
@@ -20,15 +20,21 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from marketd.gateway.listen import prepare, undrained_bytes
+from marketd.gateway.tls import HANDSHAKE_TYPE
+from marketd.security.doors import Door
 from marketd.web.app import make_app
 
 if TYPE_CHECKING:
-    from marketd.gateway.actor import Gateway
+    from marketd.gateway.actor import Entrance, Gateway
 
 IDLE_S = 30.0  # for the next request of a connection, and for the head of the first one
 WRITE_BYTES = 1 << 18
 HEAD_BYTES_MAX = 1 << 16
 TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 5\r\nconnection: close\r\n\r\n"
+NO_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 48\r\nconnection: close\r\n\r\n"
+    b"this address speaks TLS: ask https:// or wss://\n"
+)
 
 # anyio, which starlette uses, on this version of trio
 warnings.filterwarnings("ignore", "trio.MultiError is deprecated", module=r"anyio\._backends\._trio")
@@ -54,9 +60,10 @@ class WebServer:
         self._config.keep_alive_timeout = IDLE_S
         self._config.h11_max_incomplete_size = HEAD_BYTES_MAX
         self._config.websocket_max_message_size = gateway.limits.frame_bytes_max
-        self._app = ASGIWrapper(cast("Any", make_app(gateway, hosts)))
+        self._guard = gateway.guard
+        self._apps = {door: ASGIWrapper(cast("Any", make_app(gateway, hosts, door))) for door in get_args(Door)}
 
-    def let_in(self, clients: trio.Nursery, sock: socket.socket) -> None:
+    def let_in(self, clients: trio.Nursery, entrance: Entrance, sock: socket.socket) -> None:
         """Take a client that has just connected."""
         try:
             prepare(sock)
@@ -68,12 +75,18 @@ class WebServer:
         except OSError:  # it has left again
             sock.close()
             return
-        clients.start_soon(self._serve, GuardedStream(sock, self._gateway.limits.stall_timeout_s))
+        stream = GuardedStream(sock, self._gateway.limits.stall_timeout_s)
+        clients.start_soon(self._serve, stream, entrance)
 
-    async def _serve(self, stream: GuardedStream) -> None:
+    async def _serve(self, stream: GuardedStream, entrance: Entrance) -> None:
         self._streams.add(stream)
+        app = self._apps[entrance.door]
         try:
-            await TCPServer(self._app, self._config, self._context, ConnectionState({}), cast("Any", stream)).run()
+            spoken = await self._with_tls(stream) if entrance.tls else stream
+            if spoken is not None:
+                await TCPServer(app, self._config, self._context, ConnectionState({}), cast("Any", spoken)).run()
+        except OSError as error:  # it has left before it was served; ssl.SSLError is one
+            log.debug("http.client_left", error=str(error))
         except h11.ProtocolError as error:  # a client that speaks out of turn, say
             log.info("http.client_confused", error=str(error))
         except Exception:
@@ -81,6 +94,21 @@ class WebServer:
         finally:
             self._streams.discard(stream)
             stream.cut()
+
+    async def _with_tls(self, stream: GuardedStream) -> trio.SSLStream | None:
+        """Put TLS on a stream; hypercorn shakes hands. None if the client has none, and was told."""
+        assert self._guard.certificate is not None  # the configuration has one if an address is to speak TLS
+        sock = stream.socket
+        with trio.move_on_after(self._gateway.limits.hello_timeout_s):
+            first = await sock.recv(1, socket.MSG_PEEK)
+            if first and first[0] != HANDSHAKE_TYPE:
+                self._guard.tell_no_tls(str(sock.getpeername()), "it does not speak TLS")
+                await sock.send(NO_TLS)
+                await stream.send_eof()
+                return None
+            # Browsers and curl do not wait for each other's farewell; an answer's length tells whether it is whole.
+            return trio.SSLStream(stream, self._guard.certificate.context, server_side=True, https_compatible=True)
+        return None
 
     async def stop(self, within_s: float) -> None:
         """Let answers that have begun be finished, but no connection wait for another request. Cut the rest."""

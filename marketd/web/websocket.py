@@ -42,7 +42,7 @@ async def conversation(websocket: WebSocket) -> None:
     address = f"ws:{client.host}:{client.port}" if client is not None else "ws"
     async with trio.open_nursery() as nursery, trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
         bridge = _Bridge(websocket, stream)
-        session = await nursery.start(gateway.serve, theirs, address)
+        session = await nursery.start(gateway.serve, theirs, address, websocket.state.door, websocket.state.bearer)
         nursery.start_soon(bridge.take_requests)
         await bridge.send_answers()
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client was faster

@@ -67,7 +67,7 @@ async def serve(actor: ActorHandle) -> None:
         return Facts(
             main=str(getattr(sys.modules["__main__"], "__file__", "")),
             modules=sorted(name for name, module in sys.modules.items() if module is not None),
-            secret_in_environment="MARKETD_TREE_SECRET" in os.environ,
+            secret_in_environment=any("SECRET" in name for name in os.environ),
             contexts=len(tractor.current_actor()._contexts),
             threads=threading.active_count(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -643,6 +644,19 @@ async def test_silent_stranger_is_hung_up_on(tree, monkeypatch):
     stream = await trio.open_tcp_stream("127.0.0.1", tree._root.accept_addr[1])
     with trio.fail_after(5):
         assert await stream.receive_some() == b""
+
+
+async def test_many_silent_strangers_keep_nobody_out(tree, monkeypatch):
+    monkeypatch.setattr(actor_module, "STRANGERS_MAX", 8)
+    async with contextlib.AsyncExitStack() as stack:
+        port = tree._root.accept_addr[1]
+        strangers = [await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(20)]
+        with trio.fail_after(3):  # less than a stranger has who is alone
+            for stream in strangers[:12]:
+                assert await stream.receive_some() == b""
+        assert len(actor_module._strangers) <= 8
+        async with open_serving(tree) as child:
+            await echo(child)
 
 
 def test_received_message_is_not_formatted_for_logs_that_are_off():

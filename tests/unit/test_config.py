@@ -1,11 +1,12 @@
 import re
+import tomllib
 
 import msgspec
 import pytest
 
 from backends import backend
 from marketd import config as configs
-from marketd.config import Config, load
+from marketd.config import Config, decode, load
 from marketd.errors import ConfigError
 from tests.conftest import PROJECT
 
@@ -166,7 +167,11 @@ def test_every_value_arrives(write):
             "'venue.example' is no IP address; use 127.0.0.1",
         ),
         ('[gateway]\nlisten = ["unix:x.sock"]', "the path after unix: must begin with /"),
-        ('[gateway]\nlisten = ["0.0.0.0:7600"]', "'0.0.0.0:7600' is reachable from other machines, which needs tokens"),
+        ('[gateway]\nlisten = ["0.0.0.0:7600"]', "'0.0.0.0:7600' is reachable from other machines, which needs TLS"),
+        ('[gateway]\nhttp = ["[::]:7601"]', "gateway.http: '[::]:7601' is reachable from other machines"),
+        ('[gateway]\nlisten = ["tls://127.0.0.1:1"]', "to speak TLS, for which there is no certificate"),
+        ('[security]\nkey = "x"', "security.key is given and security.certificate is not"),
+        ("[security]\nallow_plaintext = 1", "security.allow_plaintext is 1: it must be true or false"),
         ('[gateway]\nlisten = ["127.0.0.1:1", "127.0.0.1:1"]', "'127.0.0.1:1' is there more than once"),
         ("[gateway]\nlisten = []\nunix = false", "nobody could connect"),
         ("[gateway.limits]\nclients_mx = 5", "gateway.limits.clients_mx: unknown key; did you mean 'clients_max'?"),
@@ -238,3 +243,13 @@ def test_ten_thousand_entries_are_read_and_nothing_writes_toml(write) -> None:
     assert len(load(path, {})[0].bars.activity) == 10_000
     for source in (PROJECT / "marketd").rglob("*.py"):
         assert not re.search(r"^\s*(import|from) (toml|tomlkit|tomli_w)\b", source.read_text(), re.MULTILINE), source
+
+
+@pytest.mark.parametrize(
+    "security",
+    ["allow_plaintext = true", 'certificate = "c"\nkey = "k"', 'allow_plaintext = true\ncertificate = "c"\nkey = "k"'],
+)
+def test_addresses_for_other_machines_are_taken_with_tls_or_if_plain_text_is_meant(security):
+    gateway = '[gateway]\nlisten = ["0.0.0.0:7600", "[::1]:7600"]\nhttp = ["[::]:0"]'
+    table = tomllib.loads(f"{gateway}\n[security]\n{security}")
+    assert decode(table, "x").gateway.http == ["[::]:0"]

@@ -16,7 +16,7 @@ from marketd.config import Bars, Config, History, Ring
 from marketd.paths import Paths
 from marketd.supervise.messages import ActorSpec, FeedInfo
 from marketd.supervise.segments import open_segments
-from marketd.supervise.supervisor import Supervisor
+from marketd.supervise.supervisor import Supervisor, addresses_for_gateway
 
 
 class FakeLink:
@@ -87,3 +87,9 @@ async def test_actor_that_starts_slowly_learns_what_changed_meanwhile(name: str,
             await tree.child.link.told.wait()
             assert [feed.state for feed in tree.child.link.feeds] == ["live"]
             nursery.cancel_scope.cancel()
+
+
+def test_a_gateways_successor_listens_where_it_did_and_in_the_same_way():
+    announced = ["127.0.0.1:1", "tls://0.0.0.0:2", "unix:/run/x", "http://127.0.0.1:3", "https://[::]:4"]
+    assert addresses_for_gateway(announced) == (announced[:3], ["127.0.0.1:3", "tls://[::]:4"])
+    assert addresses_for_gateway([]) == ([], [])

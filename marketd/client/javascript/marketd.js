@@ -41,7 +41,7 @@ export class RequestError extends Error {
 /**
  * Connect, and say hello.
  *
- * @param address `ws://host:7601/ws`; in Node also `tcp://host:7600` and `unix:/path`
+ * @param address `ws://host:7601/ws`; in Node also `tcp://host:7600`, `tls://host:7600` and `unix:/path`
  * @param options `{name, token, heartbeat_s, reconnect}`: what the daemon's status calls this client; a token; the longest
  *   silence; false to end with the connection
  * @throws Error where nobody answers, RequestError where the daemon says no
@@ -196,7 +196,12 @@ export class Client {
       await sleep(pause * Math.random());
       try {
         await this.open();
-      } catch {
+      } catch (error) {
+        if (error instanceof RequestError && error.code === "unauthorized") {
+          for (const stream of this._streams) stream._tell({ state: "refused", detail: error.message });
+          this.close(); // another attempt with the same token would end in the same way
+          return;
+        }
         continue; // nobody answers yet: that is why we try again
       }
       if (this.closed) {

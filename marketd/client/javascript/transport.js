@@ -1,8 +1,8 @@
-// What carries messages: a WebSocket, in browsers and in Node; or, in Node, TCP and Unix sockets.
+// What carries messages: a WebSocket, in browsers and in Node; or, in Node, TCP, with TLS or without, and Unix sockets.
 //
 // Each returns `{send(bytes), close()}`; `handlers` are `{message(bytes), closed(reason)}`, `closed` called once.
 
-/** Open `ws://…/ws`, `wss://…`, `tcp://host:port` or `unix:/path`; resolves once messages can be sent. */
+/** Open `ws://…/ws`, `wss://…`, `tcp://host:port`, `tls://host:port` or `unix:/path`; resolves once messages can be sent. */
 export function openTransport(address, handlers) {
   return /^wss?:/.test(address) ? openWebSocket(address, handlers) : openSocket(address, handlers);
 }
@@ -29,14 +29,17 @@ function openWebSocket(address, handlers) {
 }
 
 async function openSocket(address, handlers) {
-  const net = await import("node:net");
+  const encrypted = address.startsWith("tls:");
+  const net = await (encrypted ? import("node:tls") : import("node:net"));
   const where = address.startsWith("unix:") ? { path: address.slice(5) } : hostPort(address);
+  // Names go into the handshake, addresses must not: RFC 6066, 3.
+  if (encrypted && !/^[\d.]+$|:/.test(where.host)) where.servername = where.host;
   return new Promise((resolve, reject) => {
     const socket = net.connect(where);
     let open = false;
     let kept = new Uint8Array(0);
     socket.setNoDelay?.(true);
-    socket.on("connect", () => {
+    socket.on(encrypted ? "secureConnect" : "connect", () => {
       open = true;
       resolve({ send: (bytes) => socket.write(framed(bytes)), close: () => socket.destroy() });
     });
@@ -61,9 +64,9 @@ async function openSocket(address, handlers) {
 }
 
 function hostPort(address) {
-  const found = /^(?:tcp:\/\/)?(?:\[(.+)\]|([^:]+)):(\d+)$/.exec(address);
+  const found = /^(?:(?:tcp|tls):\/\/)?(?:\[(.+)\]|([^:]+)):(\d+)$/.exec(address);
   if (found === null) {
-    throw new TypeError(`${address} is no address: they are like ws://127.0.0.1:7601/ws, tcp://127.0.0.1:7600, unix:/path`);
+    throw new TypeError(`${address} is no address: they are like ws://127.0.0.1:7601/ws, tcp://127.0.0.1:7600, tls://host:7600, unix:/path`);
   }
   return { host: found[1] ?? found[2], port: Number(found[3]) };
 }

@@ -1,0 +1,1 @@
+"""`marketd token`: who may connect, and what each may do. One module a command; `app.py` puts them together."""
