@@ -16,7 +16,8 @@ from marketd.config import Bars, Config, History, Ring
 from marketd.paths import Paths
 from marketd.supervise.messages import ActorSpec, FeedInfo
 from marketd.supervise.segments import open_segments
-from marketd.supervise.supervisor import Supervisor, addresses_for_gateway
+from marketd.supervise.specs import addresses_for_gateway
+from marketd.supervise.supervisor import Supervisor
 
 
 class FakeLink:
