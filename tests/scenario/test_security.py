@@ -33,6 +33,7 @@ from tests.gateway_harness import FakeFeed, Harness, RawClient, open_gateway, un
 TEXTS = {name: tokens.new_token() for name in ("reader", "historian", "operator", "bounded", "old", "poor", "browser")}
 METHODS = {  # a request of each method that a token may be refused; what it is answered without a daemon is no matter
     "status": {},
+    "why": {"fqme": "i1/usd.sim"},
     "backends": {},
     "search": {"text": "usd"},
     "instrument": {"fqme": "i1/usd.sim"},
@@ -47,7 +48,7 @@ METHODS = {  # a request of each method that a token may be refused; what it is 
     "backfill": {"fqme": "i1/usd.sim", "start_ns": 0},
     "record": {"feed": "sim", "name": "x", "duration_s": 1.0},
 }
-READ = {"status", "backends", "search", "instrument", "subscribe", "update", "unsubscribe"}
+READ = {"status", "why", "backends", "search", "instrument", "subscribe", "update", "unsubscribe"}
 HISTORY = {"bars", "history", "ticks", "coverage", "gaps"}
 
 
@@ -215,9 +216,9 @@ async def test_a_token_may_what_its_scopes_say_and_nothing_else(name: str, may: 
 
 
 # Methods of which the table of scopes says enough; the operator's own are tested with what they do.
-_LATER = {name for name in messages.METHODS if name.partition(".")[0] in ("services", "clients", "store", "log")} | {
-    "reload"
-}
+_LATER = {
+    name for name in messages.METHODS if name.partition(".")[0] in ("services", "clients", "store", "debug", "log")
+} | {"reload"}
 
 
 async def test_what_the_operator_does_is_noted_with_who_and_what_came_of_it(tmp_path: Path) -> None:
@@ -333,8 +334,8 @@ async def test_a_bounded_token_hears_of_its_own_filled_gaps_alone(tmp_path: Path
 
 async def test_who_is_no_operator_sees_of_the_clients_only_its_own(tmp_path: Path) -> None:
     async with guarded(tmp_path, *ALL) as (gateway, _):
-        clients = [messages.ClientStatus(1, "a", "10.0.0.1:5", 0, 0, 0, 0, 1.0, "reader"),
-                   messages.ClientStatus(2, "b", "10.0.0.2:5", 0, 0, 0, 0, 1.0, "operator"),
+        clients = [messages.ClientStatus(1, "a", "10.0.0.1:5", 0, 0, 0, 0, 1.0, token="reader"),
+                   messages.ClientStatus(2, "b", "10.0.0.2:5", 0, 0, 0, 0, 1.0, token="operator"),
                    messages.ClientStatus(3, "c", "unix:pid 7", 0, 0, 0, 0, 1.0)]  # fmt: skip
         gateway.supervisor.status = msgspec.structs.replace(gateway.supervisor.status, clients=clients)
         for name, seen in (("reader", [1]), ("operator", [1, 2, 3]), ("bounded", [])):
@@ -445,8 +446,8 @@ async def test_http_wants_the_token_in_its_header_and_the_scope_of_the_path(tmp_
 
 async def test_readyz_tells_its_reasons_to_readers_only(tmp_path: Path) -> None:
     async with guarded(tmp_path, *ALL, http=True) as (gateway, _):
-        actor = messages.ActorStatus("history", "down", None, 1, 0.0, detail="the disk is full")
-        gateway.supervisor.status = msgspec.structs.replace(gateway.supervisor.status, actors=[actor], ready=False)
+        problems = ["history is down: the disk is full"]
+        gateway.supervisor.status = msgspec.structs.replace(gateway.supervisor.status, ready=False, problems=problems)
         status, body, _ = await ask(gateway.http + "/readyz")
         assert (status, json.loads(body)["problems"]) == (503, [])
         assert "the disk is full" in json.loads((await ask(gateway.http + "/readyz", "reader"))[1])["problems"][0]
