@@ -1,8 +1,8 @@
 """An accelerated soak: a day's traffic in minutes, through the whole daemon, and whether anything grew or was lost.
 
-    python -m benchmarks.soak [--json] [--minutes 15] [--rate-hz 20000] [--keep FOLDER]
+    python -m benchmarks.soak [--json] [--minutes 29] [--rate-hz 10000] [--keep FOLDER]
 
-24 hours of an ordinary day (200 ticks a second) are 17.3 million ticks: 15 minutes at 20,000 a second. Everything is
+24 hours of an ordinary day (200 ticks a second) are 17.3 million ticks: 29 minutes at 10,000 a second. Everything is
 real and a process of its own: `marketd run` on the simulated venue, with bars, history and recorded ticks; and clients:
 one of each contract, one that is too slow, one that comes back by its token again and again, one of bars.
 
@@ -95,8 +95,8 @@ def main() -> None:
     """Run, print, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object a process and a client")
-    parser.add_argument("--minutes", type=float, default=15.0, help="of traffic (default: %(default)s)")
-    parser.add_argument("--rate-hz", type=int, default=20_000, help="ticks a second (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=29.0, help="of traffic (default: %(default)s)")
+    parser.add_argument("--rate-hz", type=int, default=10_000, help="ticks a second (default: %(default)s)")
     parser.add_argument("--keep", type=Path, help="keep the daemon's folder here, with its log")
     options = parser.parse_args()
     if options.minutes < 0.5:

@@ -6,6 +6,8 @@ The daemon's processes see a clock that the test sets (`OFFSET_FILE`, see market
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +74,9 @@ def jumped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, C
                     seen_s = (md_now_ns(daemon) - time.time_ns()) / SECOND_NS
                     assert abs(seen_s - ahead_s) < 5, "the daemon does not see the clock that it should"
                     watch(stream, complaints, f"at {ahead_s:+} s")
+                    told = md.status().clock
+                    if told.skewed != bool(ahead_s) or abs((told.offset_ms or 0) / 1000 - ahead_s) > 5:
+                        complaints.append(f"at {ahead_s:+} s the status says {told}")
             yield daemon, md, complaints, (begun_ns, time.time_ns())
 
 
@@ -110,7 +115,8 @@ def test_streams_go_on_without_a_gap_or_a_new_connection(
 
 
 def test_each_jump_is_said(jumped: tuple[Daemon, Client, list[str], tuple[int, int]]) -> None:
-    daemon = jumped[0]
+    daemon, md = jumped[:2]
+    assert md.status().clock.jumps == 4
     for actor in ("sampler", "history", "feed.sim", "feed.binance"):
         said = [line for line in daemon.log.splitlines() if '"clock.jumped"' in line and f'"{actor}"' in line]
         assert len(said) == 4, (actor, said)
@@ -144,3 +150,34 @@ def test_every_trade_of_the_time_is_recorded_once(jumped: tuple[Daemon, Client, 
         trades = md.tick_history(name, "trade", start=begun_ns, end=ended_ns).to_polars()
         assert len(trades) > 4 * SEEN_S, name
         assert set(np.diff(trades["sequence"].to_numpy())) == {1}, name
+
+
+def test_stream_that_begins_before_the_jumps_replays_every_trade(
+    jumped: tuple[Daemon, Client, list[str], tuple[int, int]],
+) -> None:
+    _, md, _, (begun_ns, _) = jumped
+    numbers: dict[str, list[int]] = {}
+    replayed: set[str] = set()
+    with md.subscribe(["*"], kinds=["trade"], start=begun_ns) as stream:
+        deadline_s = time.monotonic() + 30
+        while len(replayed) < 2:
+            assert time.monotonic() < deadline_s, replayed
+            frame = stream.wait_next(0.5)
+            if frame is None:
+                continue
+            assert frame.kind != "gap", frame.rows
+            if frame.kind == "trade":
+                for number, instrument in zip(frame.rows["sequence"], frame.rows["instrument"], strict=True):
+                    numbers.setdefault(frame.fqme(instrument), []).append(int(number))
+            elif frame.kind == "status" and "replay_completed" in str(frame.columns):
+                replayed.add(frame.feed)
+    for name, found in numbers.items():
+        assert len(found) > 4 * SEEN_S, name
+        assert set(np.diff(found)) == {1}, name
+
+
+def test_store_is_sound_afterwards(jumped: tuple[Daemon, Client, list[str], tuple[int, int]]) -> None:
+    daemon = jumped[0]
+    command = [sys.executable, "-m", "marketd", "store", "check", "--store", str(daemon.paths.store)]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
