@@ -185,7 +185,7 @@ class ClientReport:
 
     def take(self, frame: Frame, *, merged: bool) -> None:
         """Count a frame."""
-        if not frame.cursor_last:
+        if not frame.epoch:
             return  # news of the connection
         self.first = self.first or frame.cursor_first
         if frame.kind == "gap":
