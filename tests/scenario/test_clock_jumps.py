@@ -98,8 +98,8 @@ def watch(stream: Stream, complaints: list[str], when: str) -> None:
             ticks[frame.feed] += len(frame)
         elif frame.kind == "gap":
             complaints.append(f"{when}: {frame.feed} has a gap: {frame.rows}")
-        elif not frame.cursor_last:
-            complaints.append(f"{when}: news: {frame.columns}")
+        elif frame.state:
+            complaints.append(f"{when}: {frame.feed} {frame.state} {frame.detail}")
     complaints += [f"{when}: no ticks of {feed}" for feed, count in ticks.items() if not count]
 
 
@@ -169,7 +169,7 @@ def test_stream_that_begins_before_the_jumps_replays_every_trade(
             if frame.kind == "trade":
                 for number, instrument in zip(frame.rows["sequence"], frame.rows["instrument"], strict=True):
                     numbers.setdefault(frame.fqme(instrument), []).append(int(number))
-            elif frame.kind == "status" and "replay_completed" in str(frame.columns):
+            elif frame.state == "replay_completed":
                 replayed.add(frame.feed)
     for name, found in numbers.items():
         assert len(found) > 4 * SEEN_S, name
