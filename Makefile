@@ -3,7 +3,7 @@
 # make test    all tests (under ten minutes on two cores)
 # make lint    ruff and mypy
 # make bench   the benchmarks, each beside its baseline (BENCH_FLAGS=--json for one JSON object a figure)
-# make soak    the long tests
+# make soak    the long tests, and a day's traffic in half an hour (SOAK_FLAGS='--minutes 3')
 # make install the daemon on this machine, for systemd, as root (DESTDIR=/folder for a package, PREFIX=/opt/marketd)
 
 UV := uv==0.13.9
@@ -51,6 +51,7 @@ bench: $(READY)
 
 soak: $(READY)
 	$(PYTEST) -m soak --timeout 7200
+	$(BIN)/python -m benchmarks.soak $(SOAK_FLAGS)
 
 install: $(READY)
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UV='$(CURDIR)/$(BIN)/uv' sh deploy/install.sh

@@ -18,7 +18,7 @@ from backends.backend import Backend, Source, load
 from backends.live import LiveConfig
 from backends.recording import RecordingWriter
 from backends.validate import validate_backend
-from marketd.clock import SystemClock
+from marketd.clock import SteadyClock
 from marketd.errors import ConfigError, RequestRefused
 from marketd.feed.pages import fetch_page
 from marketd.feed.search import search
@@ -59,9 +59,10 @@ async def run_feed(actor: ActorHandle) -> None:
     if backend.open_venues is not None:
         await trio.to_thread.run_sync(importlib.import_module, "marketd.feed.venue")
     refuse_invalid(backend)
-    live = open_venue(backend, spec) if backend.open_venues is not None else None
-    source = live or open_source(backend, spec.settings)
-    feed = Feed(spec, source, recorded=backend.recorded)
+    clock = SteadyClock()
+    live = open_venue(backend, spec, clock) if backend.open_venues is not None else None
+    source = live or open_source(backend, spec.settings, clock)
+    feed = Feed(spec, source, clock, recorded=backend.recorded)
     with feed.sink:
         feed.note_predecessor()
         actor.statistics(feed.report)
@@ -109,7 +110,7 @@ async def _be_ready(actor: ActorHandle, prepared: trio.Event) -> None:
     await actor.ready()
 
 
-def open_venue(backend: Backend, spec: FeedSpec) -> VenueSource:
+def open_venue(backend: Backend, spec: FeedSpec, clock: SteadyClock) -> VenueSource:
     """Make a live venue's source.
 
     Raises:
@@ -124,7 +125,7 @@ def open_venue(backend: Backend, spec: FeedSpec) -> VenueSource:
         return VenueSource(
             backend.open_venues(config),
             config,
-            SystemClock(),
+            clock,
             state_path=Path(spec.state_path) if spec.state_path else None,
             cache_path=Path(spec.cache_path) if spec.cache_path else None,
         )
@@ -132,7 +133,7 @@ def open_venue(backend: Backend, spec: FeedSpec) -> VenueSource:
         raise ConfigError(f"settings of the backend {backend.name!r}: {error}") from error
 
 
-def open_source(backend: Backend, settings: dict[str, Any]) -> Source:
+def open_source(backend: Backend, settings: dict[str, Any], clock: SteadyClock) -> Source:
     """Make a feed's source from its table in the configuration.
 
     Raises:
@@ -141,7 +142,7 @@ def open_source(backend: Backend, settings: dict[str, Any]) -> Source:
     if backend.open_source is None:
         raise ConfigError(f"the backend {backend.name!r} has no live feed in this version: it plays through `replay`")
     try:
-        return backend.open_source(msgspec.convert(settings, backend.config), SystemClock())
+        return backend.open_source(msgspec.convert(settings, backend.config), clock)
     except msgspec.ValidationError as error:
         raise ConfigError(f"settings of the backend {backend.name!r}: {error}") from error
 
@@ -154,9 +155,10 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 class Feed:
     """What the supervisor can ask of a feed while its source runs."""
 
-    def __init__(self, spec: FeedSpec, source: Source, *, recorded: bool = False) -> None:
+    def __init__(self, spec: FeedSpec, source: Source, clock: SteadyClock, *, recorded: bool = False) -> None:
         self.spec = spec
         self.source = source
+        self._clock = clock
         self.sink = FeedSink(spec, recorded=recorded)
         self.state: FeedState = "live"
         self._live: VenueSource | None = None
@@ -247,9 +249,10 @@ class Feed:
         return await fetch_page(self._live, request)
 
     async def beat(self) -> None:
-        """Show readers of the ring that its writer lives."""
+        """Show readers of the ring that its writer lives, and look whether the clock was set."""
         while True:
-            self.sink.beat()
+            self.sink.beat(self._clock.now_ns())
+            self._clock.witness(self.sink.last_event_ns)
             await trio.sleep(BEAT_S)
 
     async def search(self, request: FeedSearch) -> list[SearchHit]:

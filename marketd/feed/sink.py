@@ -9,7 +9,6 @@ import numpy as np
 
 from backends.backend import RowBlock
 from backends.recording import RecordingWriter
-from marketd.clock import SystemClock
 from marketd.errors import Lapped
 from marketd.feed.meters import Meters
 from marketd.model import Flag, GapReason, Kind, MktPair, Quality
@@ -98,9 +97,9 @@ class FeedSink:
         for instrument in range(1, self._table.count + 1):
             self._table.set_quality(instrument, Quality.UNKNOWN)
 
-    def beat(self) -> None:
+    def beat(self, now_ns: int) -> None:
         """Show whoever maps the ring that its writer lives."""
-        self._writer.beat(SystemClock().now_ns())
+        self._writer.beat(now_ns)
 
     # --- recording ---
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from marketd.clock import SystemClock
+from marketd.clock import SteadyClock
 from marketd.errors import ActorError, SegmentError
 from marketd.history.feed import FeedHistory
 from marketd.history.live import LiveBars
@@ -108,7 +108,7 @@ class History:
         self.periods = spec.periods
         self._spec = spec
         self._link = link
-        self._clock = SystemClock()
+        self._clock = SteadyClock()
 
     def attach(self, info: FeedInfo, nursery: trio.Nursery) -> None:
         """Attach to a feed's segments, and keep its history. One that can't be is left out, and said so."""

@@ -18,7 +18,7 @@ import structlog
 import trio
 from numpy.typing import NDArray
 
-from marketd.clock import SECOND_NS, Clock
+from marketd.clock import SECOND_NS, SteadyClock
 from marketd.errors import Lapped, SegmentError, StorageError
 from marketd.fqme import glob_pattern
 from marketd.history.ticks import KINDS, from_first, gap_ranges, kept, lapped_row, tick_frame
@@ -65,7 +65,7 @@ class Recorder:
         store: StorageClient,
         instruments: Sequence[str],
         flush_s: float,
-        clock: Clock,
+        clock: SteadyClock,
         kept_bytes: int = 0,
     ) -> None:
         """Attach to the feed's ring. Raises SegmentError."""
@@ -183,6 +183,8 @@ class Recorder:
         except Lapped as lapped:
             self._log.warning("ticks.lapped", lost=lapped.lost)
             found = lapped_row(writer.place.at_ns, at_ns, self._ring.cursor, lapped.lost)
+        if len(found):
+            self._clock.witness(int(np.median(found["event_ns"])))
         more = self._ring.cursor < self._ring.published
         if self.info.state != "live" or more:
             at_ns = writer.place.at_ns  # what is still to come until now is not in the log yet

@@ -15,7 +15,7 @@ from functools import partial
 import structlog
 import trio
 
-from marketd.clock import SECOND_NS, Clock, PunctualClock
+from marketd.clock import JUMP_NS, SECOND_NS, PunctualClock, SteadyClock
 from marketd.errors import SegmentError
 from marketd.sample.feed import FeedBars
 from marketd.sample.warm_up import warm_up
@@ -23,7 +23,6 @@ from marketd.supervise.handle import ActorHandle
 from marketd.supervise.messages import FeedInfo, FilledBars, SamplerReport, SamplerSpec
 
 PAUSE_S = 0.01  # between two looks at a ring that is being written to: a step is never later than that
-JUMP_NS = 2 * SECOND_NS
 SLEEP_S_MAX = 1.0
 
 log = structlog.get_logger("marketd.sample")
@@ -58,11 +57,10 @@ class Sampler:
         feeds: those whose segments could be attached to, by name.
     """
 
-    def __init__(self, spec: SamplerSpec, clock: Clock) -> None:
+    def __init__(self, spec: SamplerSpec, clock: SteadyClock) -> None:
         self.feeds: dict[str, FeedBars] = {}
         self._spec = spec
         self._clock = clock
-        self._jumps = 0
 
     def attach(self, info: FeedInfo, nursery: trio.Nursery) -> None:
         """Attach to a feed's segments, and take its rows. One that can't be is left out, and said so."""
@@ -94,7 +92,7 @@ class Sampler:
 
     async def _catch_up(self, feed: FeedBars) -> None:
         """Take all that a feed has written."""
-        while await feed.take(self._clock.now_ns()):
+        while await feed.take(self._clock):
             await trio.lowlevel.checkpoint()
 
     async def _detach(self, name: str) -> None:
@@ -115,24 +113,16 @@ class Sampler:
             due_ns = min((feed.next_due_ns(wall_ns) for feed in self._in_real_time()), default=wall_ns + SECOND_NS)
             with trio.move_on_after(SLEEP_S_MAX):
                 await self._clock.sleep_until(due_ns)
-            before_ns, wall_ns = wall_ns, self._clock.now_ns()
             before_s, running_s = running_s, trio.current_time()
-            self._note_jump(wall_ns - before_ns, running_s - before_s)
+            if running_s - before_s > SLEEP_S_MAX + JUMP_NS / SECOND_NS:
+                log.warning("sampler.paused", for_s=round(running_s - before_s, 3))
             for feed in self._in_real_time():
                 await self._catch_up(feed)  # or what is there already would count as late
+                wall_ns = self._clock.now_ns()
                 await feed.advance(wall_ns)
 
     def _in_real_time(self) -> list[FeedBars]:
         return [feed for feed in self.feeds.values() if not feed.recorded]
-
-    def _note_jump(self, wall_ns: int, running_s: float) -> None:
-        """Say so if the clock was set, or if we did not run for a while. Either way the next steps are aligned."""
-        jump_ns = wall_ns - round(running_s * SECOND_NS)
-        if abs(jump_ns) > JUMP_NS:
-            self._jumps += 1
-            log.warning("clock.jumped", by_s=round(jump_ns / SECOND_NS, 3))
-        elif running_s > SLEEP_S_MAX + JUMP_NS / SECOND_NS:
-            log.warning("sampler.paused", for_s=round(running_s, 3))
 
     async def take_feeds(self, nursery: trio.Nursery, infos: list[FeedInfo]) -> None:
         """Take over the supervisor's list: feeds come and go, and some have another state."""
@@ -165,6 +155,5 @@ class Sampler:
         """What every pulse tells."""
         return SamplerReport(
             feeds={name: feed.counts for name, feed in self.feeds.items()},
-            clock_jumps=self._jumps,
             cursors={name: feed.cursor for name, feed in self.feeds.items()},
         )

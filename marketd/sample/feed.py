@@ -18,7 +18,7 @@ import structlog
 import trio
 from numpy.typing import NDArray
 
-from marketd.clock import MILLISECOND_NS, SECOND_NS
+from marketd.clock import MILLISECOND_NS, SECOND_NS, SteadyClock
 from marketd.errors import Lapped, SegmentError
 from marketd.fqme import glob_pattern
 from marketd.model import Quality
@@ -170,11 +170,12 @@ class FeedBars:
         """Return when there are rows to take."""
         await self._ring.wait_available(self._bell)
 
-    async def take(self, now_ns: int) -> bool:
+    async def take(self, clock: SteadyClock) -> bool:
         """Take some of the rows there are; return whether there may be more."""
         async with self._turn:
             if self._left:
                 return False
+            now_ns = clock.now_ns()
             await self._make_room()
             await self._learn_hours(now_ns)
             try:
@@ -184,6 +185,8 @@ class FeedBars:
                 return True
             if not len(rows):
                 return False
+            if not self.recorded and clock.jumps:
+                now_ns = self._steady(rows, clock)
             before = self.bars.live == kernel.LIVE
             self._look_at_qualities(now_ns)
             live = self.bars.live.copy()
@@ -195,6 +198,14 @@ class FeedBars:
             self.bars.live[:] = live
             self.counts.rows += len(rows)
             return len(rows) == ROWS_MAX
+
+    def _steady(self, rows: NDArray[np.void], clock: SteadyClock) -> int:
+        """Let rows have been received by a clock that was not set meanwhile; return what it says now."""
+        events_ns = rows["event_ns"][rows["kind"] <= kernel.LAST_DATA_KIND]
+        if len(events_ns):
+            clock.witness(int(np.median(events_ns)))
+        rows["received_ns"] = clock.steadied(rows["received_ns"])
+        return clock.now_ns()
 
     def _pieces(self, received_ns: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Cut rows, so that no piece takes longer than bars are held: all of them are told while they are there."""

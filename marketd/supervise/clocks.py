@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from marketd.clock import MILLISECOND_NS, SECOND_NS
 from marketd.observe.venue_clock import Skew, find_skew
 from marketd.rpc.messages import HostClock, VenueClock
 
@@ -27,8 +28,15 @@ class ClockWatch:
             log.info("clock.right")
         self._skew = found
 
-    def status(self, jumps: int) -> HostClock:
-        """Say what was found, in a sentence too."""
+    def status(self, jumps: int, ahead_ns: int = 0) -> HostClock:
+        """Say what was found, in a sentence too; ``ahead_ns``: by so much it was set, and the daemon did not follow."""
+        if ahead_ns:
+            way = "ahead" if ahead_ns > 0 else "back"
+            detail = (
+                f"this machine's clock was set {abs(ahead_ns) / SECOND_NS:.3f} s {way}; what comes is dated as if "
+                "it had not been: let an NTP client set it right, or restart the daemon if it is right now"
+            )
+            return HostClock(True, ahead_ns / MILLISECOND_NS, detail, jumps)
         skew = self._skew
         return HostClock(jumps=jumps) if skew is None else HostClock(True, skew.offset_ms, sentence(skew), jumps)
 

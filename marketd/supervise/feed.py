@@ -146,6 +146,11 @@ class FeedService:
         """What it knows of its venue's clock."""
         return self._total().clock
 
+    @property
+    def last_event_ns(self) -> int:
+        """The venue's time of its newest event."""
+        return self._total().last_event_ns
+
     def delays(self) -> tuple[HistogramReport, HistogramReport]:
         """From the venue's time of events to ours, and from then until readers could see them."""
         total = self._total()

@@ -364,7 +364,6 @@ class SamplerReport(msgspec.Struct, frozen=True):
     """The sampler's statistics, sent with every pulse. ``cursors``: by feed, the newest row that its bars know."""
 
     feeds: dict[str, SampledFeed]
-    clock_jumps: int
     cursors: dict[str, int] = {}
 
 

@@ -20,7 +20,7 @@ import trio
 
 from backends import backend as backends
 from marketd import __version__
-from marketd.clock import SystemClock
+from marketd.clock import SteadyClock, SystemClock
 from marketd.config import Config
 from marketd.errors import ActorError, RequestRefused
 from marketd.gateway.totals import add
@@ -208,6 +208,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._vitals = VitalsWatch()
         self._clocks = ClockWatch()
+        self._clock = SteadyClock()
         self._started_s = trio.current_time()
         self._changed = trio.Event()
         self._addresses: list[str] = []
@@ -538,7 +539,6 @@ class Supervisor:
         """The whole daemon, from what its actors last said: nobody is waited for."""
         reports = self.gateway_reports()
         problems = self._problems(reports)
-        sampler = self.sampler.report(SamplerReport) if self.sampler is not None else None
         own = actor_status(
             name=ROOT,
             state="live",
@@ -560,7 +560,7 @@ class Supervisor:
             history=self.history.report(HistoryStatus) if self.history is not None else None,
             served=reduce(add, (report.served for report in reports.values()), Served()),
             problems=problems,
-            clock=self._clocks.status(sampler.clock_jumps if sampler is not None else 0),
+            clock=self._clocks.status(self._clock.jumps, self._clock.ahead_ns),
         )
 
     async def measures(self) -> Measures:
@@ -593,6 +593,7 @@ class Supervisor:
         """See whether the machine's clock is right, for ever."""
         while True:
             await trio.sleep(CLOCKS_S)
+            self._clock.witness(max((feed.last_event_ns for feed in self.feeds.values()), default=0))
             self._clocks.look({feed.name: feed.clock for feed in self.feeds.values()})
 
     def feed_statuses(self) -> list[FeedStatus]:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Daemon:
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until clients can connect and every actor is live."""
 
         def ready() -> bool:
@@ -84,7 +84,7 @@ class Daemon:
                 return md.status().ready
             return False
 
-        wait_for(ready, START_TIMEOUT_S, f"the daemon to be ready:\n{self.log}")
+        wait_for(ready, timeout_s, f"the daemon to be ready:\n{self.log}")
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 10.0) -> float:
         """Send a signal and wait for the end; return the seconds that it took."""
@@ -109,18 +109,19 @@ def running(
     *,
     instance: str | None = None,
     wait: bool = True,
+    environment: Mapping[str, str] | None = None,
     manager: ServiceManager | None = None,
 ) -> Iterator[Daemon]:
     """Run a daemon with this TOML (less instance and gateway address, which are chosen here).
 
     ``manager``: who starts it, as systemd would. Without a key ``http`` it serves none. Without a table ``[bars]`` it
     makes none, and has no sampler: what is not about bars need not wait for them; without a table ``[history]`` it
-    stores nothing.
+    stores nothing. ``environment`` is added to ours.
     """
     instance = instance or f"test-{os.getpid()}-{next(_numbers)}"
     folder = folder / instance
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {
+    environment = {**os.environ, **(environment or {})} | {
         "STATE_DIRECTORY": str(folder / "state"),
         "RUNTIME_DIRECTORY": str(folder / "run"),
         "CACHE_DIRECTORY": str(folder / "cache"),

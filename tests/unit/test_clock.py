@@ -3,13 +3,16 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
 
-from marketd.clock import SECOND_NS, PunctualClock, RecordingClock, SystemClock
+from marketd import clock as seam
+from marketd.clock import JUMP_NS, SECOND_NS, PunctualClock, RecordingClock, SteadyClock, SystemClock
 
 ORIGIN_NS = 1_626_992_740_179_554_000
+HOUR_NS = 3600 * SECOND_NS
 
 
 async def test_recording_at_full_speed_jumps_to_what_is_waited_for() -> None:
@@ -44,3 +47,76 @@ async def test_machines_clocks_never_wake_early_and_return_at_once_for_what_is_p
             deadline_ns = time.time_ns() + ahead_ns
             await clock.sleep_until(deadline_ns)
             assert time.time_ns() >= deadline_ns
+
+
+class Hands:
+    """A machine's two clocks, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall_ns, self.running_ns = ORIGIN_NS, 7 * SECOND_NS
+        monkeypatch.setattr(seam, "wall_ns", lambda: self.wall_ns)
+        monkeypatch.setattr(seam, "_running_ns", lambda: self.running_ns)
+
+    def go_on(self, by_ns: int = SECOND_NS) -> None:
+        """Let time pass."""
+        self.wall_ns += by_ns
+        self.running_ns += by_ns
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
+    return Hands(monkeypatch)
+
+
+@pytest.mark.parametrize("step_ns", [HOUR_NS, -HOUR_NS, JUMP_NS + 1])
+def test_steady_clock_goes_on_when_the_machines_is_set_and_says_by_how_much(hands: Hands, step_ns: int) -> None:
+    steady = SteadyClock()
+    hands.wall_ns += step_ns
+    hands.go_on()
+    assert steady.now_ns() == ORIGIN_NS + SECOND_NS
+    assert (steady.jumps, steady.ahead_ns) == (1, step_ns)
+    hands.wall_ns -= step_ns
+    hands.go_on()
+    assert steady.now_ns() == ORIGIN_NS + 2 * SECOND_NS
+    assert (steady.jumps, steady.ahead_ns) == (2, 0)
+
+
+@pytest.mark.parametrize("step_ns", [SECOND_NS, -SECOND_NS])
+def test_steady_clock_follows_small_corrections(hands: Hands, step_ns: int) -> None:
+    steady = SteadyClock()
+    for _ in range(10):
+        hands.wall_ns += step_ns
+        hands.go_on()
+        assert steady.now_ns() == hands.wall_ns
+    assert steady.jumps == 0
+
+
+def test_steady_clock_believes_a_clock_that_was_set_ahead_when_a_venue_says_the_same(hands: Hands) -> None:
+    steady = SteadyClock()
+    assert not steady.witness(ORIGIN_NS + HOUR_NS)  # nobody has set it
+    hands.wall_ns += HOUR_NS
+    assert not steady.witness(ORIGIN_NS)
+    assert not steady.witness(ORIGIN_NS + HOUR_NS // 2)
+    assert steady.now_ns() == ORIGIN_NS
+    assert steady.witness(ORIGIN_NS + HOUR_NS)
+    assert steady.now_ns() == ORIGIN_NS + HOUR_NS
+    assert (steady.jumps, steady.ahead_ns) == (1, 0)
+
+
+def test_steady_clock_never_goes_back_for_a_witness(hands: Hands) -> None:
+    steady = SteadyClock()
+    hands.wall_ns -= HOUR_NS
+    assert not steady.witness(ORIGIN_NS - HOUR_NS)
+    assert steady.now_ns() == ORIGIN_NS
+
+
+@pytest.mark.parametrize("step_ns", [HOUR_NS, -HOUR_NS])
+def test_times_that_others_took_of_a_set_clock_are_put_right_and_older_ones_left(hands: Hands, step_ns: int) -> None:
+    steady = SteadyClock()
+    before = np.array([ORIGIN_NS - SECOND_NS, ORIGIN_NS])
+    assert (steady.steadied(before) == before).all()
+    hands.wall_ns += step_ns
+    hands.go_on()
+    taken = np.array([ORIGIN_NS - SECOND_NS, ORIGIN_NS + step_ns + SECOND_NS // 2, ORIGIN_NS + SECOND_NS // 2])
+    right = [ORIGIN_NS - SECOND_NS, ORIGIN_NS + SECOND_NS // 2, ORIGIN_NS + SECOND_NS // 2]
+    assert steady.steadied(taken).tolist() == right
