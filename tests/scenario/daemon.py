@@ -19,6 +19,7 @@ import psutil
 
 from marketd.client import CannotConnect, connect
 from marketd.paths import Paths
+from marketd.rpc.messages import StatusResult
 from tests.scenario.service_manager import ServiceManager
 
 START_TIMEOUT_S = 60.0  # on a busy machine
@@ -70,6 +71,10 @@ class Daemon:
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until clients can connect and every actor is live."""
+        self.wait_status(lambda status: status.ready, timeout_s)
+
+    def wait_status(self, wanted: Callable[[StatusResult], bool], timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until clients can connect and the daemon stands as is wanted."""
 
         def ready() -> bool:
             assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}:\n{self.log}"
@@ -81,7 +86,7 @@ class Daemon:
                 return False
             # Between its announcement and now the gateway may have died, and be on its way back.
             with contextlib.suppress(CannotConnect), connect(self.address) as md:
-                return md.status().ready
+                return wanted(md.status())
             return False
 
         wait_for(ready, timeout_s, f"the daemon to be ready:\n{self.log}")
