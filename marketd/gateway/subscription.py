@@ -208,6 +208,9 @@ class Subscription:
         elif not self.paced(follow):
             follow.cursor = follow.sent = position.cursor
             follow.replay_to = feed.head
+        elif feed.latest is not None and position.cursor < (lost_to := feed.update_latest().lost_cursor):
+            # Of an instrument whose newest row was among these, the client would keep an old state for the newest.
+            follow.resume_gap = self._gap(follow, position.cursor + 1, lost_to, -1, GapReason.LAPPED)
 
     def replay(self, follow: Follow, from_ns: int) -> None:
         """Begin with what came from a time on; what of that is not here any more is told as a gap."""

@@ -556,6 +556,29 @@ async def test_latest_survives_a_flood_and_says_so_if_it_had_to_skip(tmp_path: P
 # --- many clients ---
 
 
+async def test_latest_that_resumes_is_told_when_states_may_have_changed_unseen(tmp_path: Path) -> None:
+    """A gateway that has seen only what the ring still holds can't know the newest of what it does not."""
+    feed = FakeFeed(tmp_path, "sim", 1024, 2)
+    feed.trade(1)
+    held = feed.trade(2)
+    async with open_gateway(feed) as gateway:
+        feed.trade(2)  # what the client never hears of
+        feed.trades(2000)
+        await until(lambda: gateway.gateway.feeds.by_name["sim"].head == feed.writer.cursor)
+        client = await gateway.connect()
+        asked = {"instruments": ["*"], "contract": "latest"}
+        await client.call("subscribe", **asked, resume={"sim": {"epoch": feed.epoch, "cursor": held}})
+        gap = await client.told("gap")
+        assert (gap["cursor_first"], gap["lost"], gap["reason"]) == (held + 1, -1, "lapped")
+        assert 900 < feed.writer.cursor - gap["cursor_last"] <= 1024
+        message = await client.rows()
+        assert message["data"]["instrument"].tolist() == [1]
+        # Who has had everything that the ring holds needs no such warning.
+        again = await gateway.connect()
+        await again.call("subscribe", **asked, resume={"sim": {"epoch": feed.epoch, "cursor": feed.writer.cursor}})
+        assert (await again.told("rows", "gap"))["method"] == "rows"
+
+
 async def test_client_that_vanishes_in_the_middle_does_not_disturb_the_others(tmp_path: Path) -> None:
     """R12, R32: the others get every row, the one that is gone is forgotten, and the feed is still read."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1 << 15, 1)) as gateway:
