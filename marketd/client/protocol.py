@@ -366,7 +366,8 @@ class ClientProtocol:
             subscription.updated(cast(messages.UpdateParams, call.params), answer)
         else:
             subscription.opened(answer)
-        self._live[answer.subscription] = subscription
+        if subscription.state is State.LIVE:
+            self._live[answer.subscription] = subscription
         self._changed.add(subscription)
         if call.method == "subscribe" and (subscription.paused or call.asked is not subscription.params):
             # It was changed while it was being opened. That is rare, and opening it once more is always right.

@@ -134,7 +134,8 @@ class Subscription:
         self.changed(change)
         feeds = {feed.name for feed in result.feeds}
         self._received = {feed: position for feed, position in self._received.items() if feed in feeds}
-        self.opened(result)
+        if self.state is State.LIVE:  # else it was closed meanwhile, and is opened again as it is wanted by now
+            self.opened(result)
 
     def opened(self, result: messages.SubscribeResult) -> None:
         """Take the server's answer to a subscribe."""

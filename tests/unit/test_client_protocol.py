@@ -11,7 +11,7 @@ from marketd.client.calls import Call
 from marketd.client.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RequestError
 from marketd.client.frames import Frame
 from marketd.client.protocol import ClientProtocol
-from marketd.client.subscription import State, Subscription
+from marketd.client.subscription import BUFFER_BYTES, State, Subscription
 from marketd.model import GapReason, Kind
 from marketd.rpc import messages
 from marketd.rpc.framing import frame
@@ -240,6 +240,29 @@ def test_stream_that_is_changed_while_it_is_opened_is_opened_with_the_change() -
     asked = [params.instruments for method, params in talk.world.requests if method == "subscribe"]
     assert asked == [["btc*"], ["btc*", "eth*"]]
     assert (stream.state, stream.id) == (State.LIVE, 2)
+
+
+def test_stream_that_is_parked_while_an_update_is_on_its_way_is_opened_again_with_the_change() -> None:
+    """The answer to the update is about a stream that is closed by then."""
+    talk = Talk()
+    stream = talk.subscribe("btc*")
+    call = talk.client.update(stream, messages.UpdateParams(0, ["eth*"]))
+    assert call is not None
+    asked = talk.client.data_to_send()
+    stream.buffered_bytes = 2 * BUFFER_BYTES
+    talk.feed.append(Kind.TRADE)
+    talk.client.receive_data(talk.server.stream())
+    assert stream.state is State.PARKED
+    talk.client.receive_data(talk.server.receive(asked))
+    assert call.result() is not None
+    stream.buffered_bytes = 0
+    talk.client.reopen()
+    talk.exchange()
+    assert stream.state is State.LIVE
+    assert stream.params.instruments == ["btc*", "eth*"]
+    talk.feed.append(Kind.TRADE)
+    talk.exchange()
+    assert [frame.cursor_first for frame in taken(stream)] == [1, 2]
 
 
 def test_notice_goes_to_the_streams_that_it_names_or_to_all() -> None:
