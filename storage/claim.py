@@ -65,4 +65,6 @@ def _claimed(folder: Path, name: str) -> str:
         claimed = (folder / CLAIM).read_text()
     except FileNotFoundError:
         return name
+    except OSError as error:
+        raise StorageError(f"{folder / CLAIM} can't be read: {error.strerror}") from error
     return claimed if names.is_full_form(claimed, name) else name

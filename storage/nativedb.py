@@ -119,12 +119,16 @@ class NativeStore:
     def writer(self, series: Series) -> Iterator[SeriesWriter]:
         """See :class:`storage.client.StorageClient`."""
         path = self._folder(series)
-        folder = SeriesFolder(path, _spelled(series), self._root / names.QUARANTINE, self._on_damage)
         try:
-            claim.claim(path.parent, series.fqme)
-            yield SeriesWriter(folder)
-        finally:
-            folder.close()
+            folder = SeriesFolder(path, _spelled(series), self._root / names.QUARANTINE, self._on_damage)
+            try:
+                claim.claim(path.parent, series.fqme)
+                yield SeriesWriter(folder)
+            finally:
+                folder.close()
+        except OSError as error:
+            place = error.filename2 or error.filename or path
+            raise StorageError(f"{place} can't be read or written: {error.strerror or error}") from error
 
     def check(self, series: Series) -> list[Finding]:
         """See :class:`storage.client.StorageClient`."""

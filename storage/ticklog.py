@@ -16,6 +16,7 @@ left.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -95,6 +96,7 @@ class LogWriter:
         """
         self.place = place
         self.size = 0
+        self._torn = False
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             numbers = [int(path.stem) for path in log_files(folder, SUFFIX, FILED_SUFFIX)]
@@ -146,12 +148,22 @@ class LogWriter:
         facts = _FACTS.pack(sort, *place)
         record = _HEAD.pack(len(body), zlib.crc32(body, zlib.crc32(facts))) + facts + body
         try:
+            self._mend()
+            self._torn = True
             _write_all(self._file, record)
+            self._torn = False
         except OSError as error:
-            os.ftruncate(self._file.fileno(), self.size)
-            self._file.seek(self.size)
+            with contextlib.suppress(OSError):  # a disk that has become read-only: before the next record then
+                self._mend()
             raise _unwritable(self.path, error) from error
         self.size += len(record)
+
+    def _mend(self) -> None:
+        """Remove what there is of a record that could not be written whole."""
+        if self._torn:
+            os.ftruncate(self._file.fileno(), self.size)
+            self._file.seek(self.size)
+            self._torn = False
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:
@@ -162,12 +174,18 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
 
 
 def log_files(folder: Path, *suffixes: str) -> list[Path]:
-    """Return a log's files, the oldest first; none if there is no log. Without suffixes those that are not filed."""
+    """Return a log's files, the oldest first; none if there is no log. Without suffixes those that are not filed.
+
+    Raises:
+        StorageError: the folder can't be read.
+    """
     wanted = suffixes or (SUFFIX,)
     try:
         return sorted(path for path in folder.iterdir() if path.suffix in wanted and path.stem.isdecimal())
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StorageError(f"the log {folder} can't be read: {error.strerror}") from error
 
 
 def set_filed(path: Path, bytes_max: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import trio
 
 from marketd.clock import SteadyClock
 from marketd.errors import ActorError, SegmentError
+from marketd.fqme import is_glob
 from marketd.history.feed import FeedHistory
 from marketd.history.live import LiveBars
 from marketd.history.names import Names
@@ -52,6 +53,7 @@ from storage.names import LOG
 
 TEND_EVERY_S = 3600.0
 VERIFY_EVERY = 24
+MATCH_EVERY_S = 5.0
 
 log = structlog.get_logger("marketd.history")
 
@@ -66,6 +68,7 @@ async def run_history(actor: ActorHandle) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(history.progress.keep_backfill)
             nursery.start_soon(history.progress.keep_store)
+            nursery.start_soon(history.keep_matched)
             for info in spec.feeds:
                 history.attach(info, nursery)
             actor.link.handle("feeds_changed", list[FeedInfo], partial(history.take_feeds, nursery))
@@ -73,7 +76,7 @@ async def run_history(actor: ActorHandle) -> None:
             await actor.stopping.wait()
             nursery.cancel_scope.cancel()
         for feed in history.feeds.values():
-            await feed.flush()
+            await feed.flush(last=True)
         for recorder in history.recorders.values():
             await recorder.finish()
 
@@ -109,6 +112,7 @@ class History:
         self._spec = spec
         self._link = link
         self._clock = SteadyClock()
+        self._unmatched: list[str] = []  # names of ticks to be recorded that no feed has
 
     def attach(self, info: FeedInfo, nursery: trio.Nursery) -> None:
         """Attach to a feed's segments, and keep its history. One that can't be is left out, and said so."""
@@ -152,7 +156,7 @@ class History:
         working.scope.cancel()
         await working.over.wait()
         if feed is not None:
-            await feed.flush()
+            await feed.flush(last=True)
             feed.live.close()
         if recorder is not None:
             await recorder.finish()
@@ -273,15 +277,33 @@ class History:
             pages_failed=sum(feed.pages_failed for feed in feeds),
             verified=sum(feed.verified for feed in feeds),
             differing=sum(feed.differing for feed in feeds),
-            trouble={name: text for name, text in self._troubles() if text},
+            trouble=self._troubles(),
             backfill=self.progress.backfill,
             store=self.progress.store,
         )
 
-    def _troubles(self) -> Iterator[tuple[str, str]]:
-        """Yield why a feed's ticks are not stored, and why its pages do not come; of one feed the latter counts."""
-        yield from ((name, recorder.trouble) for name, recorder in self.recorders.items())
-        yield from ((name, feed.trouble) for name, feed in self.feeds.items())
+    def _troubles(self) -> dict[str, str]:
+        """Say by feed why its ticks or bars are not stored, or its pages do not come, and which names no feed has."""
+        every: list[tuple[str, Recorder | FeedHistory]] = [*self.recorders.items(), *self.feeds.items()]
+        texts = {name: [one.trouble for owner, one in every if owner == name and one.trouble] for name, _ in every}
+        found = {name: "; ".join(dict.fromkeys(told)) for name, told in texts.items() if told}
+        if self._unmatched:
+            found["record_ticks"] = f"no feed has {', '.join(self._unmatched)}"
+        return found
+
+    async def keep_matched(self) -> None:
+        """Look again and again whether there is an instrument of each name that `record_ticks` has."""
+        suspected: list[str] = []
+        while True:
+            await trio.sleep(MATCH_EVERY_S)
+            names = [text for text in self._spec.record_ticks if not is_glob(text)]
+            settled = all(info.state == "live" for info in self._infos.values())
+            unmatched = [text for text in names if not any(one.records(text) for one in self.recorders.values())]
+            before, self._unmatched = self._unmatched, [text for text in unmatched if text in suspected]
+            if new := [text for text in self._unmatched if text not in before]:
+                log.warning("ticks.unknown_names", names=new)
+            if settled:  # a feed that is live by now may yet have its instruments to learn
+                suspected = unmatched
 
     async def _fill(self, told: FilledBars) -> None:
         with contextlib.suppress(ActorError):  # then the supervisor is gone, and so are we in a moment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ from marketd.history import keeping
 from marketd.history.frames import page_frame
 from marketd.history.live import LiveBars, Told
 from marketd.history.paging import needed, settle
+from marketd.history.trouble import Trouble, is_everywhere
 from marketd.periods import parse_period
 from marketd.supervise.messages import FeedInfo, FeedPage, FilledBars, FilledRange, PageResult, SeriesInfo
 from storage.coverage import Coverage, State, ranges
@@ -35,6 +37,7 @@ RECENT_NS = 600 * SECOND_NS  # of a time so short ago a venue that has nothing m
 ASK_AGAIN_S = 60.0
 BARS_IN_ONE_GO = 500
 BUSY_S = 0.2
+RETRY_S = 5.0  # after a disk that could not be written to
 PAGE_TIMEOUT_S = 60.0
 VERIFIED_BARS = 60
 FAILED_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # pauses after pages that failed in a row
@@ -85,7 +88,7 @@ class FeedHistory:
 
     Attributes:
         can_ask: whether there is a venue that could have anything.
-        trouble: why pages do not come now; empty if they do.
+        trouble: why bars can't be written now, or pages do not come; empty if all is well.
         bars, pages, pages_failed, verified, differing: counts.
     """
 
@@ -104,7 +107,6 @@ class FeedHistory:
         self.can_ask = load(info.backend).open_venues is not None
         self.live = live
         self.stored: dict[tuple[int, int], Stored] = {}
-        self.trouble = ""
         self.bars = self.pages = self.pages_failed = self.verified = self.differing = 0
         self._store = store
         self._ask = ask
@@ -117,33 +119,67 @@ class FeedHistory:
         self._rng = random.Random()
         self._changed = trio.Event()
         self._log = structlog.get_logger("marketd.history").bind(feed=info.name)
+        self._unasked = ""
+        self._unwritten = Trouble(self._log, "history.not_written", "history.written_again")
+        self._unkept = Trouble(self._log, "backfill.not_written", "backfill.written_again")
+        self._tried_s = -math.inf
+
+    @property
+    def trouble(self) -> str:
+        """See the class."""
+        return self._unwritten.text or self._unkept.text or self._unasked
 
     # --- what comes out live -----------------------------------------------------------------------------
 
-    async def flush(self) -> None:
-        """Write all bars that have come out since the last call."""
+    async def flush(self, *, last: bool = False) -> None:
+        """Write all bars that have come out since the last call.
+
+        What can't be is for a later call, which does nothing if it comes too soon; unless it is the ``last``.
+        """
+        if self._unwritten.text and trio.current_time() - self._tried_s < RETRY_S and not last:
+            return
+        self._tried_s = trio.current_time()
         until_ns = {kind: self.live.until_ns(kind) for kind in self.live.series}
         try:
-            await self._admit()
+            well = await self._admit()
             told = await self.live.take()
         except SegmentError as error:
             self._log.warning("history.unreadable", error=str(error))
             return
-        for one in told:
-            await self._keep(one)
+        for number, one in enumerate(told):
+            try:
+                await self._keep(one)
+            except StorageError as error:
+                well = False
+                self._unwritten.begin(str(error))
+                if is_everywhere(error):
+                    for other in told[number:]:
+                        self.live.put_back(other)
+                    break
+                self.live.put_back(one)
+        if well:
+            self._unwritten.end()
         self._until_ns = until_ns
         self.wake()
 
-    async def _admit(self) -> None:
-        """Learn what is known of instruments that are new."""
+    async def _admit(self) -> bool:
+        """Learn what is known of instruments that are new; return whether that could be read of all."""
+        well = True
         for instrument in range(1, self.live.table.count + 1):
             for kind, series in self.live.series.items():
                 if (instrument, kind) not in self.stored:
                     name = Series(self.live.table.fqme(instrument), series.name)
-                    coverage = await in_thread(self._store.coverage, name)
+                    try:
+                        coverage = await in_thread(self._store.coverage, name)
+                    except StorageError as error:
+                        well = False
+                        self._unwritten.begin(str(error))
+                        continue
                     self.stored.setdefault((instrument, kind), Stored(name, coverage))
+        return well
 
     async def _keep(self, told: Told) -> None:
+        """Write bars of one series. Raises StorageError."""
         stored = self.stored.get((told.instrument, told.series.kind))
         if stored is None:  # its name is not known yet: the table came after the bars
             self.live.put_back(told)
@@ -153,9 +189,6 @@ class FeedHistory:
             self.bars += added
         except SeriesBusy:
             self.live.put_back(told)
-        except StorageError as error:
-            self.live.put_back(told)
-            self._log.error("history.not_written", series=str(stored.name), error=str(error))
 
     async def tend(self, *, verify: bool) -> None:
         """Look after the files of all series, one after the other."""
@@ -275,7 +308,7 @@ class FeedHistory:
         answered_s = trio.current_time()
         if page.outcome in ("failed", "refused"):
             return self._note_failure(stored, page)
-        self._failures, self.trouble = 0, ""
+        self._failures, self._unasked = 0, ""
         settled_ns = self._clock.now_ns() - RECENT_NS
         bars, span = settle(piece.asked, page.bars, piece.series.period_ns, settled_ns)
         if span is None or page.outcome == "none":
@@ -307,7 +340,7 @@ class FeedHistory:
             page = await self._ask(FeedPage(stored.name.fqme, 0, next_ns, end_ns, timeout_s=PAGE_TIMEOUT_S))
             if page.outcome in ("failed", "refused"):
                 return self._note_failure(stored, page)
-            self._failures, self.trouble = 0, ""
+            self._failures, self._unasked = 0, ""
             if page.outcome == "none":
                 self._log.info("backfill.none", series=str(stored.name), range_ns=piece.asked, why=page.detail)
                 stored.beyond = normalize([*stored.beyond, piece.asked])
@@ -330,7 +363,7 @@ class FeedHistory:
         self.pages_failed += 1
         self._failures += 1
         pause_s = max(page.retry_s, FAILED_S[min(self._failures, len(FAILED_S)) - 1])
-        self.trouble = f"{stored.name}: {page.detail}"
+        self._unasked = f"{stored.name}: {page.detail}"
         self._log.info("backfill.failed", series=str(stored.name), why=page.detail, retry_s=round(pause_s, 1))
         stored.retry_s = trio.current_time() + pause_s
         return pause_s if page.outcome == "failed" else 0.0
@@ -343,9 +376,9 @@ class FeedHistory:
         except SeriesBusy:
             return BUSY_S
         except StorageError as error:
-            self.trouble = str(error)
-            self._log.error("history.not_written", series=str(stored.name), error=str(error))
+            self._unkept.begin(str(error))
             return FAILED_S[-1]
+        self._unkept.end()
         self.bars += added
         if doubted := intersect([span], ranges(stored.coverage, State.UNVERIFIED)):
             stored.beyond = normalize([*stored.beyond, *doubted])  # the venue has nothing of what is held

@@ -24,6 +24,7 @@ from marketd.supervise.messages import FeedInfo, SeriesInfo
 
 TRY_EVERY_S = 0.01
 TRIES_MAX = 1000
+HELD_ROWS_MAX = 1 << 20  # that wait to be taken; the segments have the newest of them, the venue the others
 
 log = structlog.get_logger("marketd.history")
 
@@ -63,6 +64,7 @@ class LiveBars:
         self._steps = RingReader(Path(info.steps_path), of=STEPS)
         self._bell = Bell(Path(info.steps_bells_path))
         self._told: list[NDArray[np.void]] = []
+        self._held = 0  # rows in there
         self._begun: set[tuple[int, int]] = set()
         self._unread = True  # the segments hold what was told before we listened
 
@@ -85,7 +87,7 @@ class LiveBars:
                 return
             wanted = np.isin(rows["kind"], list(self.series))
             if wanted.any():
-                self._told.append(rows[wanted])
+                self._hold(rows[wanted], len(self._told))
 
     def until_ns(self, kind: int) -> int:
         """Return up to when all bars of a series are out. What came out before is in the next :meth:`take`."""
@@ -119,7 +121,7 @@ class LiveBars:
             # They go first: what was told meanwhile is newer.
             self._told = [*[rows async for rows in self._read_segments()], *self._told]
             self._unread = False
-        told, self._told = self._told, []
+        told, self._told, self._held = self._told, [], 0
         rows = newest_of_each(np.concatenate([np.zeros(0, BAR), *told]))
         if not len(rows):
             return []
@@ -132,7 +134,15 @@ class LiveBars:
 
     def put_back(self, told: Told) -> None:
         """Let the next :meth:`take` return bars once more; what is told of them meanwhile is newer."""
-        self._told.insert(0, told.rows)
+        self._hold(told.rows, 0)
+
+    def _hold(self, rows: NDArray[np.void], place: int) -> None:
+        """Keep rows until they are taken; or none at all if nobody has taken any for so long that they are too many."""
+        self._told.insert(place, rows)
+        self._held += len(rows)
+        if self._held > HELD_ROWS_MAX:
+            log.warning("history.let_go", feed=self.name, rows=self._held)
+            self._told, self._held, self._unread = [], 0, True
 
     def find(self, fqme: str) -> int | None:
         """Return an instrument's id, if the feed has it."""

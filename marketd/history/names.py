@@ -1,8 +1,19 @@
-"""A feed's instruments by name."""
+"""Instruments by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from marketd.fqme import glob_pattern, is_glob
 from marketd.ring.table import TableReader
+
+
+def name_matcher(text: str) -> Callable[[str], object]:
+    """Return what says whether a glob, or a name in any case, with or without its slash, means a feed's name."""
+    if is_glob(text):
+        return glob_pattern(text).match
+    wanted = text.strip().lower().replace("/", "")
+    return lambda name: name.replace("/", "") == wanted
 
 
 class Names:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from marketd.clock import SECOND_NS, SteadyClock
 from marketd.errors import Lapped, SegmentError, StorageError
-from marketd.fqme import glob_pattern
+from marketd.history.names import name_matcher
 from marketd.history.ticks import KINDS, from_first, gap_ranges, kept, lapped_row, tick_frame
+from marketd.history.trouble import Trouble
 from marketd.ring.doorbell import Bell
 from marketd.ring.reader import RingReader
 from marketd.ring.table import TableReader
@@ -55,7 +56,8 @@ class Recorder:
         kept_bytes: so much of what is in parquet files is kept in the log too, for streams that resume.
 
     Attributes:
-        trouble: why nothing is recorded now, or not put into parquet files; empty if all is well.
+        trouble: why nothing is recorded now, is not safe from a power cut, or not put into parquet files; empty if all
+            is well.
     """
 
     def __init__(
@@ -71,13 +73,16 @@ class Recorder:
         """Attach to the feed's ring. Raises SegmentError."""
         self.info = info
         self.folder = folder
-        self._unwritten = self._unfiled = ""  # why
         self._store = store
-        self._matches = [glob_pattern(text).match for text in instruments]
+        self._wants = {text: name_matcher(text) for text in instruments}
+        self._matched: set[str] = set()
         self._flush_s = flush_s
         self._kept_bytes = kept_bytes
         self._clock = clock
         self._log = structlog.get_logger("marketd.history").bind(feed=info.name)
+        self._unwritten = Trouble(self._log, "ticks.not_written", "ticks.written_again")
+        self._unsynced = Trouble(self._log, "ticks.not_synced", "ticks.synced_again")
+        self._unfiled = Trouble(self._log, "ticks.not_filed", "ticks.filed_again")
         self._ring = RingReader(Path(info.ring_path))
         self._bell = Bell(Path(info.bells_path))
         self._table = TableReader(Path(info.table_path))
@@ -94,7 +99,11 @@ class Recorder:
     @property
     def trouble(self) -> str:
         """See the class."""
-        return self._unwritten or self._unfiled
+        return self._unwritten.text or self._unsynced.text or self._unfiled.text
+
+    def records(self, text: str) -> bool:
+        """Whether the feed has instruments that one of the names and globs means."""
+        return text in self._matched
 
     @property
     def epoch(self) -> int:
@@ -133,12 +142,10 @@ class Recorder:
                     await self._begin()
                 await self._take()
             except StorageError as error:
-                if str(error) != self._unwritten:
-                    self._log.error("ticks.not_written", error=str(error))
-                self._unwritten = str(error)
+                self._unwritten.begin(str(error))
                 await trio.sleep(RETRY_S)
                 continue
-            self._unwritten = ""
+            self._unwritten.end()
             await trio.sleep(PAUSE_S)
             with trio.move_on_after(self._flush_s):
                 await self._ring.wait_available(self._bell)
@@ -212,7 +219,9 @@ class Recorder:
         found = {}
         for number in range(self._seen + 1, count + 1):
             name = self._table.fqme(number)
-            if any(match(name) for match in self._matches):
+            matched = [text for text, matches in self._wants.items() if matches(name)]
+            self._matched.update(matched)
+            if matched:
                 found[number] = name
             else:
                 self._others.append(name)
@@ -229,7 +238,9 @@ class Recorder:
                 try:
                     await self._in_thread(self._writer.sync)
                 except StorageError as error:
-                    self._log.error("ticks.not_synced", error=str(error))
+                    self._unsynced.begin(str(error))
+                else:
+                    self._unsynced.end()
 
     # --- log -> parquet ---------------------------------------------------------------------------------------
 
@@ -237,37 +248,36 @@ class Recorder:
         """Put what predecessors left into parquet files, and then each file of the log that is large or old."""
         begun_s = trio.current_time()
         while True:
-            if self._writer is not None:
-                if trio.current_time() - begun_s >= FILE_AGE_S or self._writer.size >= FILE_BYTES_MAX:
-                    await self._rotate()
-                    begun_s = trio.current_time()
-                await self.file(all_but=self._writer.path)
+            try:
+                if self._writer is not None:
+                    if trio.current_time() - begun_s >= FILE_AGE_S or self._writer.size >= FILE_BYTES_MAX:
+                        await self._rotate()
+                        begun_s = trio.current_time()
+                    await self.file(all_but=self._writer.path)
+            except (StorageError, OSError) as error:
+                self._unfiled.begin(str(error))
+                await trio.sleep(RETRY_S)
+                continue
+            self._unfiled.end()
             await trio.sleep(1.0)
 
     async def _rotate(self) -> None:
-        """Begin a new file."""
+        """Begin a new file. Raises StorageError."""
         async with self._lock:
             writer = self._writer
             assert writer is not None
-            try:
-                self._writer = await self._open(writer.place)
-                await self._in_thread(writer.close)
-            except StorageError as error:
-                self._log.error("ticks.not_written", error=str(error))
+            self._writer = await self._open(writer.place)
+            await self._in_thread(writer.close)
 
     async def file(self, all_but: Path | None = None) -> None:
-        """Put all files of the log but one into parquet files; what can't be is tried again."""
+        """Put all files of the log but one into parquet files.
+
+        Raises:
+            StorageError, OSError: one can't be now; it stays, and so do those after it.
+        """
         for path in await trio.to_thread.run_sync(log_files, self.folder):
-            if path == all_but:
-                continue
-            try:
+            if path != all_but:
                 await trio.to_thread.run_sync(partial(file_log, path, self._store, self._kept_bytes))
-            except (StorageError, OSError) as error:
-                if str(error) != self._unfiled:
-                    self._log.error("ticks.not_filed", file=path.name, error=str(error))
-                self._unfiled = str(error)
-                return
-        self._unfiled = ""
 
     async def _in_thread(self, work: Callable[..., R], *arguments: object) -> R:
         return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._disk)
