@@ -10,12 +10,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import structlog
 import trio
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
@@ -102,6 +104,8 @@ class SteadyClock(SystemClock):
 
     def steadied(self, received_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what other processes have noted by the machine's clock as it would be by this one."""
+        import numpy as np  # here: a process that has no rows need not wait for it
+
         now_ns = self.now_ns()
         if not self.ahead_ns:
             return np.minimum(received_ns, now_ns) if self.jumps else received_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -20,6 +21,9 @@ if threading.current_thread() is threading.main_thread():
     for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(_number) is signal.SIG_IGN:
             signal.signal(_number, _handler)
+
+# pytest's workers have 80 there, and then so would the commands that the tests start.
+os.environ.pop("COLUMNS", None)
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"

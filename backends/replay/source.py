@@ -130,6 +130,7 @@ class ReplaySource:
         this time is in the ring" is right.
         """
         self._clock.begin(moment.time_ns)
+        self._due_ns = moment.time_ns
         reached_ns, unpublished = moment.time_ns, 0
         while True:
             if moment.message is not None and sink.recording:

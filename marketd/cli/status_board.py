@@ -22,6 +22,7 @@ from marketd.rpc.messages import (
 )
 
 DAY_S = 86_400
+NAME_WIDTH = 12
 _BAD = ("stale", "gap", "resyncing")
 _STYLES = {"live": "green", "finished": "green", "starting": "yellow", "down": "red", "failing": "bold red"}
 
@@ -191,6 +192,7 @@ def _table(*headings: str) -> Table:
     for heading in headings:
         table.add_column(heading.removeprefix(">"), justify="right" if heading[0] == ">" else "left", no_wrap=True)
     table.columns[-1].no_wrap = False
+    table.columns[0].min_width = NAME_WIDTH  # what the row is about must be seen, however narrow the terminal is
     return table
 
 

@@ -44,7 +44,9 @@ def test_install_puts_everything_in_place_and_leaves_alone_what_is_the_operators
     release = str(venv.readlink())
     assert release.startswith("releases/0.")
     command = (venv / "bin/marketd").read_text()
-    assert command.startswith(f"#!/srv/md/{release}/bin/python")
+    # A path that is too long for the kernel's `#!` is behind a shell's exec.
+    assert f"/srv/md/{release}/bin/python" in "".join(command.splitlines()[:2])
+    assert str(tmp_path) not in command
     assert str(tmp_path) not in command
     assert str(tmp_path) not in (venv / "pyvenv.cfg").read_text()
     told = subprocess.run(

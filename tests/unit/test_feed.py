@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from backends.backend import Backend, MessageCounts
+from marketd.clock import SteadyClock
 from marketd.errors import ConfigError, RequestRefused
 from marketd.feed.actor import Feed, refuse_invalid
 from marketd.feed.search import search
@@ -71,7 +72,7 @@ def spec(tmp_path: Path) -> FeedSpec:
 
 @pytest.fixture
 def feed(spec: FeedSpec) -> Iterator[Feed]:
-    feed = Feed(spec, FixedSource())
+    feed = Feed(spec, FixedSource(), SteadyClock())
     with feed.sink:
         yield feed
 
@@ -90,7 +91,7 @@ def test_successor_continues_the_cursor_after_a_gap_row_from_the_last_tick_to_no
         assert predecessor.instrument(BTC) == 1
         for n in range(3):
             predecessor.append(trade(NOW_NS - 1000 + n))
-    successor = Feed(spec, FixedSource())
+    successor = Feed(spec, FixedSource(), SteadyClock())
     with successor.sink:
         successor.note_predecessor()
         assert successor.sink.instrument(ETH) == 2
