@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from marketd.paths import Paths
+from marketd.security.doors import TLS_PREFIX, UNIX_PREFIX
 
 DEFAULT_TCP = "127.0.0.1:7600"
-TLS_PREFIX = "tls://"
 _EXAMPLES = "127.0.0.1:7600, [::1]:7600, tls://md.example.com:7600 or unix:/run/marketd/marketd.sock"
 
 
@@ -24,7 +24,7 @@ class Address:
 
     def __str__(self) -> str:
         if self.path:
-            return f"unix:{self.path}"
+            return f"{UNIX_PREFIX}{self.path}"
         where = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         return TLS_PREFIX + where if self.tls else where
 
@@ -36,10 +36,10 @@ def parse_address(text: str) -> Address:
         ValueError: with what is wrong and examples of what is right.
     """
     text = text.strip()
-    if text.startswith("unix:"):
-        if len(text) == len("unix:"):
+    if text.startswith(UNIX_PREFIX):
+        if text == UNIX_PREFIX:
             raise ValueError(f"{text!r} names no socket; addresses are like {_EXAMPLES}")
-        return Address(path=text.removeprefix("unix:"))
+        return Address(path=text.removeprefix(UNIX_PREFIX))
     if text.startswith(("ws://", "wss://")):
         raise ValueError(f"{text!r}: this client speaks no WebSocket; addresses are like {_EXAMPLES}")
     tls = text.startswith(TLS_PREFIX)
@@ -63,4 +63,4 @@ def default_address(env: Mapping[str, str] = os.environ) -> str:
     if env.get("MARKETD_ADDRESS"):
         return env["MARKETD_ADDRESS"]
     socket = Paths.for_instance(env.get("MARKETD_INSTANCE") or "default", env=env).socket
-    return f"unix:{socket}" if socket.is_socket() else DEFAULT_TCP
+    return f"{UNIX_PREFIX}{socket}" if socket.is_socket() else DEFAULT_TCP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -32,7 +33,7 @@ class VitalsWatch:
     def __init__(self) -> None:
         self._lag = Histogram()
         self._reports = 0
-        self._fds = 0
+        self._fds = self._threads = self._rss_bytes = 0
 
     async def sleep(self, duration_s: float) -> None:
         """Sleep, and note how late the loop was to go on."""
@@ -42,14 +43,21 @@ class VitalsWatch:
 
     def read(self) -> Vitals:
         """Take the figures."""
-        if self._reports % FILES_EVERY == 0:
-            self._fds = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - but for the one it is listed through
+        with contextlib.suppress(OSError):  # no descriptor is left to look with: then they are as they were
+            self._look()
         self._reports += 1
         return Vitals(
-            rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES,
+            rss_bytes=self._rss_bytes,
             cpu_s=time.process_time(),
             tasks=trio.lowlevel.current_statistics().tasks_living,
-            threads=len(os.listdir("/proc/self/task")),  # noqa: PTH208 - four times a second
+            threads=self._threads,
             fds=self._fds,
             loop_lag=self._lag.report(),
         )
+
+    def _look(self) -> None:
+        """Take those that only files tell. Raises OSError."""
+        self._rss_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+        self._threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - four times a second
+        if self._reports % FILES_EVERY == 0:
+            self._fds = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - but for the one it is listed through

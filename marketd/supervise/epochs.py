@@ -12,12 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from marketd.clock import SystemClock
 from marketd.paths import Paths
 from marketd.ring.reader import RingReader
 
 LINES_MAX = 256
+
+log = structlog.get_logger("marketd.supervise")
 
 
 class End(msgspec.Struct, frozen=True):
@@ -29,18 +32,27 @@ class End(msgspec.Struct, frozen=True):
 
 
 def note_ends(paths: Paths, feeds: Iterable[str]) -> None:
-    """Write down where the rings of these feeds end: nobody writes to them any more, and they are about to go."""
+    """Write down where the rings of these feeds end: nobody writes to them any more, and they are about to go.
+
+    Where that can't be written, on a full disk, say, the end is one that nobody knows.
+    """
     now_ns = SystemClock().now_ns()
     for feed in feeds:
         ring = RingReader(paths.segment(feed, "ring"))
         end = End(ring.epoch, ring.published, now_ns)
         ring.close()
-        path = paths.epochs(feed)
-        lines = _lines(path)[1 - LINES_MAX :]
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        whole = path.with_suffix(".new")
-        whole.write_bytes(b"\n".join([*lines, msgspec.json.encode(end), b""]))
-        whole.replace(path)
+        try:
+            _append(paths.epochs(feed), end)
+        except OSError as error:
+            log.warning("epoch.end_unwritten", feed=feed, error=str(error))
+
+
+def _append(path: Path, end: End) -> None:
+    lines = _lines(path)[1 - LINES_MAX :]
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    whole = path.with_suffix(".new")
+    whole.write_bytes(b"\n".join([*lines, msgspec.json.encode(end), b""]))
+    whole.replace(path)
 
 
 def read_ends(path: Path) -> dict[int, int]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,3 +119,21 @@ def test_publishing_is_measured_whatever_the_clock_does(delay_ns: int) -> None:
     meters = Meters()
     meters.note_published(time.time_ns() - delay_ns)
     assert meters.publish_lag.report().total == 1
+
+
+def test_process_without_descriptors_tells_its_figures_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each actor looks at itself four times a second, and must not end by that."""
+
+    async def main() -> None:
+        watch = VitalsWatch()
+        before = watch.read()
+
+        def none_left(path: Path) -> str:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr(Path, "read_text", none_left)
+        after = watch.read()
+        assert (after.rss_bytes, after.threads, after.fds) == (before.rss_bytes, before.threads, before.fds)
+        assert after.cpu_s >= before.cpu_s
+
+    trio.run(main)

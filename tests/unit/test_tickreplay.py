@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -238,3 +239,18 @@ def test_ends_of_epochs_are_kept_over_many_stops(tmp_path: Path) -> None:
         ring.unlink(missing_ok=True)
     assert read_ends(paths.epochs("sim")) == known
     assert read_ends(paths.epochs("none")) == {}
+
+
+def test_end_that_can_not_be_written_is_one_that_nobody_knows(tmp_path: Path) -> None:
+    """A disk that is full, or somebody's file in the way, must not keep a daemon from its end."""
+    paths = Paths.for_instance("unwritten", tmp_path)
+    paths.create()
+    paths.epochs("sim").parent.write_text("no folder")
+    ring = paths.segment("sim", "ring")
+    try:
+        create_ring(ring, 1024)
+        with structlog.testing.capture_logs() as told:
+            note_ends(paths, ["sim"])
+    finally:
+        ring.unlink(missing_ok=True)
+    assert [(line["event"], line["feed"]) for line in told] == [("epoch.end_unwritten", "sim")]
