@@ -32,6 +32,9 @@ class Kind(enum.IntEnum):
     STATUS = 5
 
 
+RECORDED_KINDS = {"trade": Kind.TRADE, "quote": Kind.QUOTE}  # of ticks, those that are stored
+
+
 class Side(enum.IntEnum):
     """The taker's side of a trade."""
 

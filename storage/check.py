@@ -9,11 +9,12 @@ import polars as pl
 from storage import files, ledger
 from storage.contents import read_contents
 from storage.facts import Finding
-from storage.files import TEMPORARY, Damaged
+from storage.files import Damaged
 from storage.layout import Partition, Series, visible
 from storage.ledger import NAME as LEDGER
 from storage.reader import list_partitions, path_of
 from storage.schema import key_columns
+from storage.staging import TEMPORARY
 from storage.validate import first_problem
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from marketd.errors import StorageError
 from storage import names
-from storage.files import TEMPORARY, sync_folder
+from storage.staging import TEMPORARY, sync_folder
 
 CLAIM = "fqme"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from storage import files, ledger
+from storage import files, ledger, staging
 from storage.claim import unclaim
 from storage.contents import Contents, read_contents
 from storage.files import Damaged
@@ -47,7 +47,7 @@ class SeriesFolder:
         self._path, self._quarantine, self._on_damage = path, quarantine, on_damage
         self._lock = SeriesLock(path)
         try:
-            files.sweep(path)
+            staging.sweep(path)
             self.ledger, self.partitions = Ledger(), list[Partition]()
             with self.quarantining():
                 self.ledger = ledger.load(path)
@@ -147,6 +147,6 @@ class SeriesFolder:
         folder.mkdir(parents=True, exist_ok=True)
         names = (folder / f"{damage.path.name}.{number}" for number in itertools.count(1))
         damage.path.rename(next(name for name in names if not name.exists()))
-        files.sync_folder(folder)
-        files.sync_folder(self._path)
+        staging.sync_folder(folder)
+        staging.sync_folder(self._path)
         self._on_damage(damage)

@@ -22,10 +22,11 @@ from marketd.errors import StorageError
 from storage import coverage
 from storage.contents import Contents
 from storage.coverage import Span, State
-from storage.files import Damaged, replacing
+from storage.files import Damaged
 from storage.intervals import Range
 from storage.layout import Partition, overlapping, parse_partition
 from storage.schema import Provenance
+from storage.staging import replacing
 
 NAME = "ledger.json"
 VERSION = 1
@@ -77,7 +78,7 @@ def load(folder: Path) -> Ledger:
 
 
 def save(folder: Path, ledger: Ledger) -> None:
-    """Replace a series' ledger. Raises as :func:`storage.files.replacing`."""
+    """Replace a series' ledger. Raises as :func:`storage.staging.replacing`."""
     with replacing(folder / NAME) as file:
         file.write(msgspec.json.encode(ledger))
 

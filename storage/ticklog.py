@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from marketd.errors import StorageError
 from marketd.model import Kind, Quality
 from marketd.ring import layout
-from storage.files import sync_folder
 from storage.intervals import Range
+from storage.staging import sync_folder
 
 SUFFIX, FILED_SUFFIX = ".ticks", ".filed"
 ROWS, NAMES, OTHERS = 1, 2, 3

@@ -23,6 +23,7 @@ from storage.folder import SeriesFolder
 from storage.intervals import Range
 from storage.layout import Partition, Series, grain_of, overlapping, partition_at
 from storage.schema import Provenance, conform
+from storage.staging import staged
 from storage.validate import first_problem
 
 
@@ -90,7 +91,7 @@ class SeriesWriter:
             self._refuse_overlap(rows)
         written = Written(0, 0, 0)
         rows_of: dict[Partition, int] = {}
-        with files.staged() as stage:
+        with staged() as stage:
             for partition, part in self._split(rows):
                 stored = self._folder.read(partition, (partition.start_ns, partition.end_ns))
                 result = combine(stored, part, schema, on_overlap)

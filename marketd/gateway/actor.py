@@ -76,8 +76,6 @@ async def run_gateway(actor: ActorHandle) -> None:
         ConfigError: an address can't be listened on.
     """
     spec = actor.config(GatewaySpec)
-    if spec.http:  # in a thread: on a busy machine it takes seconds, and the pulses must go on
-        await trio.to_thread.run_sync(importlib.import_module, "marketd.web.server")
     raise_file_limit(spec.limits.clients_max + OWN_FILES)
     with contextlib.ExitStack() as stack:
         listeners = stack.enter_context(open_listeners(spec.listen, shared=spec.shared, passed=spec.passed))

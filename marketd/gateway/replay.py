@@ -24,9 +24,8 @@ from marketd.gateway.feed import Feed
 from marketd.gateway.manager import NoHistory
 from marketd.gateway.selection import Selection
 from marketd.gateway.subscription import Batch, Follow, Subscription
-from marketd.history.ticks import KINDS
 from marketd.history.wire import ReplayQuery, ReplayStartQuery
-from marketd.model import GapReason
+from marketd.model import RECORDED_KINDS, GapReason
 from marketd.ring import layout
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from marketd.gateway.session import Session
 
 START_TIMEOUT_S = 5.0
-_RECORDED = frozenset(KINDS.values())
+_RECORDED = frozenset(RECORDED_KINDS.values())
 _decode = msgspec.msgpack.Decoder(Page).decode
 
 log = structlog.get_logger("marketd.gateway")

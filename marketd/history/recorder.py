@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from marketd.clock import SECOND_NS, SteadyClock
 from marketd.errors import Lapped, SegmentError, StorageError
 from marketd.history.names import name_matcher
-from marketd.history.ticks import KINDS, from_first, gap_ranges, kept, lapped_row, tick_frame
+from marketd.history.ticks import from_first, gap_ranges, kept, lapped_row, tick_frame
 from marketd.history.trouble import Trouble
+from marketd.model import RECORDED_KINDS
 from marketd.ring.doorbell import Bell
 from marketd.ring.reader import RingReader
 from marketd.ring.table import TableReader
@@ -298,7 +299,7 @@ def file_log(path: Path, store: StorageClient, kept_bytes: int = 0) -> None:
     for instrument, name in logged.names.items():
         first, after = np.searchsorted(rows["instrument"], [instrument, instrument + 1])
         mine = np.concatenate([everyones, rows[first:after]])
-        for kind in KINDS:
+        for kind in RECORDED_KINDS:
             _store_ticks(store, Series(name, kind), mine, logged.spans[instrument])
     if logged.damaged:  # what is behind the damage is lost, and so not known to be complete
         log.error("ticks.damaged", file=str(path), kept=f"{path.name}.damaged")
@@ -308,7 +309,7 @@ def file_log(path: Path, store: StorageClient, kept_bytes: int = 0) -> None:
 
 
 def _store_ticks(store: StorageClient, series: Series, rows: NDArray[np.void], spans: list[Range]) -> None:
-    ticks = rows[rows["kind"] == KINDS[series.what]]
+    ticks = rows[rows["kind"] == RECORDED_KINDS[series.what]]
     spans = from_first(spans, rows)
     gaps = gap_ranges(rows, (spans[0][0], spans[-1][1]))
     with store.writer(series) as writer:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from marketd.clock import SECOND_NS
 from marketd.errors import Lapped
-from marketd.history.ticks import KINDS, from_first, gap_ranges, in_order, tick_frame
+from marketd.history.ticks import from_first, gap_ranges, in_order, tick_frame
+from marketd.model import RECORDED_KINDS
 from marketd.ring import layout
 from marketd.ring.reader import RingReader
 from marketd.rpc.messages import Order
@@ -122,7 +123,7 @@ def view_of(store: StorageClient, series: Series, recents: Sequence[Recent]) -> 
     gaps: list[Range] = []
     spans: list[Range] = []
     for recent in recents:
-        frames.append(tick_frame(recent.rows[recent.rows["kind"] == KINDS[series.what]], series.what))
+        frames.append(tick_frame(recent.rows[recent.rows["kind"] == RECORDED_KINDS[series.what]], series.what))
         begin = min((start for start, _ in recent.spans), default=recent.until_ns)
         gaps += gap_ranges(recent.rows, (begin, recent.until_ns))
         spans += from_first(recent.spans, recent.rows)

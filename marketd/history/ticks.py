@@ -9,13 +9,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from marketd.clock import SECOND_NS
-from marketd.model import GapReason, Kind
+from marketd.model import RECORDED_KINDS, GapReason, Kind
 from marketd.ring import layout
 from storage.intervals import Range, normalize
 from storage.schema import TICKS, key_columns
 
 LATE_NS = 60 * SECOND_NS
-KINDS = {"trade": Kind.TRADE, "quote": Kind.QUOTE}
 _KEPT = (Kind.TRADE, Kind.QUOTE, Kind.GAP, Kind.STATUS)
 
 
@@ -39,7 +38,7 @@ def tick_frame(rows: NDArray[np.void], kind: str) -> pl.DataFrame:
         kind: a key of :data:`storage.schema.TICKS`.
     """
     schema = TICKS[kind]
-    view = rows.view(layout.BY_KIND[KINDS[kind]])
+    view = rows.view(layout.BY_KIND[RECORDED_KINDS[kind]])
     frame = pl.DataFrame(
         {name: np.ascontiguousarray(view[name]) for name in schema.arrow.names}, schema_overrides=schema.polars
     )
@@ -77,7 +76,7 @@ def from_first(spans: list[Range], rows: NDArray[np.void]) -> list[Range]:
         spans: by our clock, in order.
         rows: dtype ``layout.ROW``.
     """
-    ticks = rows[np.isin(rows["kind"], list(KINDS.values()))]
+    ticks = rows[np.isin(rows["kind"], list(RECORDED_KINDS.values()))]
     if not spans or not len(ticks):
         return spans
     first_ns = int(ticks["event_ns"].min())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
+import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -20,19 +23,31 @@ from marketd.rpc.messages import ErrorCode
 from marketd.security.doors import Door
 from marketd.web.guarded import TokenGuard
 from marketd.web.health import healthz, metrics, readyz
-from marketd.web.instruments import instrument, instruments
 from marketd.web.origin import OriginGuard
-from marketd.web.rows import bars, ticks
 from marketd.web.websocket import conversation
 
 if TYPE_CHECKING:
     from marketd.gateway.actor import Gateway
 
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _later(module: str, name: str) -> Handler:
+    """Return a handler whose module is imported when it is first asked for: polars and pyarrow take their time."""
+
+    async def handle(request: Request) -> Response:
+        # In a thread, for without a pulse for so long the gateway would be killed.
+        handler: Handler = getattr(await trio.to_thread.run_sync(importlib.import_module, module), name)
+        return await handler(request)
+
+    return handle
+
+
 ROUTES = (
-    Route("/v1/bars", bars),
-    Route("/v1/ticks", ticks),
-    Route("/v1/instruments", instruments),
-    Route("/v1/instruments/{fqme:path}", instrument),
+    Route("/v1/bars", _later("marketd.web.rows", "bars")),
+    Route("/v1/ticks", _later("marketd.web.rows", "ticks")),
+    Route("/v1/instruments", _later("marketd.web.instruments", "instruments")),
+    Route("/v1/instruments/{fqme:path}", _later("marketd.web.instruments", "instrument")),
     Route("/healthz", healthz),
     Route("/readyz", readyz),
     Route("/metrics", metrics),

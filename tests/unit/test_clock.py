@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from marketd import clock as seam
-from marketd.clock import JUMP_NS, SECOND_NS, PunctualClock, RecordingClock, SteadyClock, SystemClock
+from marketd.clock import JUMP_NS, MILLISECOND_NS, SECOND_NS, PunctualClock, RecordingClock, SteadyClock, SystemClock
 
 ORIGIN_NS = 1_626_992_740_179_554_000
 HOUR_NS = 3600 * SECOND_NS
@@ -54,13 +54,19 @@ class Hands:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall_ns, self.running_ns = ORIGIN_NS, 7 * SECOND_NS
-        monkeypatch.setattr(seam, "wall_ns", lambda: self.wall_ns)
+        self.stolen_ns: list[int] = []  # by other processes, before the wall clock is read
+        monkeypatch.setattr(seam, "wall_ns", self._wall_ns)
         monkeypatch.setattr(seam, "_running_ns", lambda: self.running_ns)
 
     def go_on(self, by_ns: int = SECOND_NS) -> None:
         """Let time pass."""
         self.wall_ns += by_ns
         self.running_ns += by_ns
+
+    def _wall_ns(self) -> int:
+        if self.stolen_ns:
+            self.go_on(self.stolen_ns.pop(0))
+        return self.wall_ns
 
 
 @pytest.fixture
@@ -79,6 +85,22 @@ def test_steady_clock_goes_on_when_the_machines_is_set_and_says_by_how_much(hand
     hands.go_on()
     assert steady.now_ns() == ORIGIN_NS + 2 * SECOND_NS
     assert (steady.jumps, steady.ahead_ns) == (2, 0)
+
+
+@pytest.mark.parametrize("stolen_ms", [[771], [3000, 20], [50] * 7])
+def test_processor_that_is_taken_away_between_two_clocks_is_no_step(hands: Hands, stolen_ms: list[int]) -> None:
+    steady = SteadyClock()
+    hands.stolen_ns = [ms * MILLISECOND_NS for ms in stolen_ms]
+    assert steady.now_ns() == hands.wall_ns
+    assert (steady.jumps, steady.ahead_ns) == (0, 0)
+
+
+def test_processor_that_is_taken_away_all_the_time_costs_the_least_that_was_taken(hands: Hands) -> None:
+    steady = SteadyClock()
+    hands.stolen_ns = [ms * MILLISECOND_NS for ms in (40, 30, 20, 5, 20, 30, 40, 50, 60)]
+    begun_ns = hands.wall_ns
+    assert steady.now_ns() - begun_ns == 95 * MILLISECOND_NS
+    assert len(hands.stolen_ns) == 1
 
 
 @pytest.mark.parametrize("step_ns", [SECOND_NS, -SECOND_NS])

@@ -52,7 +52,7 @@ def export(
     with daemon_packages():
         from marketd.cli.output import print_json
         from storage.export import write_rows
-        from storage.files import replacing
+        from storage.staging import replacing
 
     series = series_of(fqme, period)
     asked = to_ns(begin, "--from"), to_ns(end, "--to")
