@@ -18,7 +18,7 @@ PYTEST ?= $(BIN)/python -m pytest
 
 .PHONY: help
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# make/make/p' Makefile
 
 setup: $(READY)
 
@@ -27,14 +27,16 @@ $(READY): uv.lock pyproject.toml
 	{ test -x $(BIN)/python || "$$python" -m venv .venv || \
 	  { echo "marketd: '$$python -m venv .venv' failed; on Debian and Ubuntu 'apt install python3-venv' gives it" >&2; exit 1; }; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'
-	$(BIN)/uv sync --quiet --frozen --inexact --extra daemon
+	$(BIN)/uv sync --quiet --frozen --inexact --compile-bytecode --extra daemon
 	$(BIN)/python -c 'from marketd.sample.warm_up import warm_up; warm_up()'
 	@touch $(READY)
 
 run: $(READY)
 	@$(BIN)/marketd demo
 
+# Where PYTHONDONTWRITEBYTECODE is set, each of the thousand processes of the tests would compile what it imports anew.
 test: $(READY)
+	@$(BIN)/python -m compileall -q marketd backends storage tests
 	$(PYTEST) -n 3 --dist worksteal
 
 lint: $(READY)

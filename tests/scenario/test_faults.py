@@ -314,11 +314,15 @@ def test_feeds_that_start_while_rest_fails_are_whole_soon_after(tmp_path):
     """R81: a server error on the endpoints that tell of instruments delays the instruments, not the daemon."""
     with venue_running(instruments=INSTRUMENTS, rate=90) as venues:
         venues.inject([{"fault": "rest_error", "status": 502}])
-        with running(tmp_path, "".join(venues.feed(venue, **KEYS) for venue in VENUES)) as daemon:
+        with running(tmp_path, "".join(venues.feed(venue, **KEYS) for venue in VENUES), wait=False) as daemon:
+            daemon.wait_status(lambda status: all("not known yet" in feed.detail for feed in status.feeds))
             with connect(daemon.address) as md:
-                assert all("not known yet" in feed.detail for feed in md.status().feeds)
-                assert md.status().ready
+                status = md.status()
+                assert not status.ready
+                assert len(status.problems) == len(VENUES)
+                assert all("has not reached its venue yet" in problem for problem in status.problems)
             venues.reset()
+            daemon.wait_ready()
             with listening(daemon.address, INSTRUMENTS * len(VENUES)) as listener:
                 story = Story(daemon, venues, listener)
                 story.wait_whole()

@@ -36,10 +36,11 @@ assert [name for name in {DAEMON_ONLY!r} if sys.modules.get(name)] == []
 
 TIMED = """
 import sys, time
+begun_s = time.process_time()
 import numpy
-begun_s = time.perf_counter()
+has_numpy_s = time.process_time()
 import marketd.client
-print(time.perf_counter() - begun_s, "anyio" in sys.modules)
+print((time.process_time() - has_numpy_s) / (has_numpy_s - begun_s), "anyio" in sys.modules)
 """
 
 
@@ -54,8 +55,8 @@ def test_client_needs_nothing_of_the_daemons_packages() -> None:
 
 
 def test_client_is_imported_soon_and_without_what_blocking_programs_do_not_use() -> None:
-    seconds, asynchronous = min(_python(TIMED).split() for _ in range(3))
-    assert float(seconds) < 0.3
+    share, asynchronous = min(_python(TIMED).split() for _ in range(3))
+    assert float(share) < 2, "it takes longer than numpy itself does"
     assert asynchronous == "False"
 
 

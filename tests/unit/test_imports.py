@@ -20,7 +20,8 @@ def test_every_module_can_be_imported_alone() -> None:
     """R08: in a fresh interpreter each, forked from one that has the libraries, so that it stays quick."""
     script = """
 import os, sys
-import anyio, exchange_calendars, msgspec, numba, numpy, polars, pyarrow.parquet, structlog, trio
+import anyio, cryptography.x509, exchange_calendars, hypercorn, msgspec, numba, numpy, polars, prometheus_client
+import pyarrow.parquet, rich.console, rich.progress, starlette.applications, structlog, trio, typer
 failed = []
 for name in sys.argv[1:]:
     pid = os.fork()
