@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from marketd.errors import StorageConnectionError, StorageError
-from storage import files
+from storage import files, staging
 from storage.client import open_storage_client
 from storage.combine import OnOverlap
 from storage.coverage import State, missing, ranges
@@ -120,7 +120,7 @@ def test_a_full_disk_leaves_what_was_there(store, root, three_days, monkeypatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with store.writer(BTC) as writer:
-        monkeypatch.setattr(files.os, "fsync", full)
+        monkeypatch.setattr(staging.os, "fsync", full)
         with pytest.raises(StorageError, match=r"2024-01-08.parquet can't be written: No space left on device"):
             writer.write(bars([3 * 1440]))
         monkeypatch.undo()
