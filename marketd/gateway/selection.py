@@ -112,6 +112,7 @@ class Choice:
         self._instruments: NDArray[np.bool_] = np.array([True, False])
         self._kinds: NDArray[np.bool_] = np.zeros(256, np.bool_)
         self._kinds[[*selection.kinds, *TOLD_ALWAYS]] = True
+        self._kinds_bytes = bytes([*selection.kinds, *TOLD_ALWAYS])
 
     @property
     def full(self) -> bool:
@@ -144,6 +145,8 @@ class Choice:
 
     def filter(self, rows: NDArray[np.void]) -> NDArray[np.void]:
         """Return the selected ones of the rows, dtype ``layout.ROW``; the very same array if it is all of them."""
+        if self.full and not rows["kind"].tobytes().translate(None, self._kinds_bytes):
+            return rows  # for few rows in a third of the time
         mask = self._kinds[rows["kind"]]
         if not self.full:
             mask &= self._instruments.take(rows["instrument"], mode="clip")

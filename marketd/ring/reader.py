@@ -16,6 +16,7 @@ from marketd.ring.fence import fence
 _PUBLISHED = layout.PUBLISHED_OFFSET // 8
 _RESERVED = layout.RESERVED_OFFSET // 8
 _WRITER = layout.WRITER_OFFSET // 8
+FEW_ROWS = 64
 _STAMPS = struct.Struct("<Qqq")  # how every row of a tick ring begins
 
 
@@ -166,7 +167,7 @@ class RingReader:
         if whole_first > last:
             return self._nothing
         rows: NDArray[np.void] = np.frombuffer(copied, self._row)[whole_first - first :]
-        if not (rows["cursor"] == np.arange(whole_first, last + 1, dtype=np.uint64)).all():
+        if not _follow_each_other(rows["cursor"], whole_first, last):
             raise SegmentError(f"the ring {self._path} is damaged: rows {whole_first} to {last} hold other cursors")
         return rows
 
@@ -179,3 +180,9 @@ class RingReader:
         self._rescued = rescued[rows_max:]
         self.cursor += len(rows)
         return rows
+
+
+def _follow_each_other(cursors: NDArray[np.uint64], first: int, last: int) -> bool:
+    if len(cursors) <= FEW_ROWS:  # a third of what numpy takes for so few
+        return bool(cursors.tolist() == list(range(first, last + 1)))
+    return bool((cursors == np.arange(first, last + 1, dtype=np.uint64)).all())
