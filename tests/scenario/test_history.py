@@ -238,8 +238,8 @@ def test_range_that_is_asked_for_comes_and_progress_is_told(daemon: Daemon):
         assert told
         assert all(a.missing >= b.missing for a, b in itertools.pairwise(told))
         # A minute that is over since then is missing until its bar has come.
-        wait_for(lambda: {span.state for span in md.coverage(fqme).spans} == {"complete"}, 10, "the newest minute's bar")
-        wait_for(lambda: md.gaps(fqme).gaps == [], 10, "the newest minute's bar")
+        wait_for(lambda: {span.state for span in md.coverage(fqme).spans} == {"complete"}, 10, "the last bar")
+        wait_for(lambda: md.gaps(fqme).gaps == [], 10, "the last bar")
         assert len(md.history(fqme)) >= 3 * 1440 - 3
     said = marketd("coverage", fqme, "--address", daemon.address, "--json").splitlines()
     assert json.loads(said[0])["state"] == "complete"
