@@ -125,7 +125,9 @@ class Guard:
         """Raise Refusal, FORBIDDEN, if an action is not what the token is for."""
         if access.may(scope):
             return
-        self._tell_refused("security.forbidden", peer=peer, token=access.name, action=action, scope=scope)
+        told = self._tell_refused("security.forbidden", peer=peer, token=access.name, action=action, scope=scope)
+        if told and scope == "admin":
+            self.audit.write(action, token=access.name, peer=peer, result="forbidden")
         raise Refusal(
             ErrorCode.FORBIDDEN,
             f"{action} wants the scope {scope}; the token {access.name!r} has {', '.join(sorted(access.scopes))}",
@@ -133,13 +135,15 @@ class Guard:
             scopes=sorted(access.scopes),
         )
 
-    def _tell_refused(self, event: str, **facts: object) -> None:
+    def _tell_refused(self, event: str, **facts: object) -> bool:
+        """Log it, but for what comes so fast that it would fill a disk; return whether it was."""
         now_s = trio.current_time()
         if now_s - self._told_s < TELL_EVERY_S:
             self._untold += 1
-            return
+            return False
         log.warning(event, **facts, untold=self._untold)
         self._told_s, self._untold = now_s, 0
+        return True
 
     def tell_no_tls(self, address: str, reason: str) -> None:
         """Note that somebody did not manage to speak TLS with us."""

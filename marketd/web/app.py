@@ -93,8 +93,9 @@ def _refusal(error: Refusal) -> Response:
     status, headers = _STATUS.get(error.code, 500), {}
     if error.code is ErrorCode.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="marketd"'  # RFC 9110, 11.6.1
-    if "retry_after_ms" in error.data:  # more than the token's quota
+    if "retry_after_ms" in error.data or error.reason == "quota":  # more than the token may have
         status = 429
+    if "retry_after_ms" in error.data:
         headers["Retry-After"] = str(math.ceil(error.data["retry_after_ms"] / 1000))
     return _problem(status, error.code.name.lower(), str(error), headers)
 

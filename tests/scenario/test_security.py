@@ -228,12 +228,14 @@ async def test_what_the_operator_does_is_noted_with_who_and_what_came_of_it(tmp_
         await operator.refused("record", {"feed": "nowhere", "name": "x", "duration_s": 1.0})
         await operator.refused("backfill", {"fqme": "i1/usd.sim", "start_ns": 0})
         await reader.refused("record", {"feed": "sim", "name": "x", "duration_s": 1.0})
+        await reader.refused("bars", {"instruments": ["i1/usd.sim"]})  # not the operator's: not in there
         await operator.call("status")
     entries = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
     assert [(entry["action"], entry["token"], entry["result"]) for entry in entries] == [
         ("record", "operator", "done"),
         ("record", "operator", "unknown_feed"),
         ("backfill", "operator", "unavailable"),
+        ("record", "reader", "forbidden"),
     ]
     assert entries[0]["detail"]["name"] == "monday"
     assert entries[0]["peer"].startswith("127.0.0.1:")
@@ -442,6 +444,16 @@ async def test_http_wants_the_token_in_its_header_and_the_scope_of_the_path(tmp_
         statuses = [(await ask(gateway.http + "/metrics", "poor"))[0] for _ in range(3)]
         assert statuses[0] == 200
         assert 429 in statuses
+
+
+async def test_http_answers_429_where_a_token_has_its_connections(tmp_path: Path) -> None:
+    async with guarded(tmp_path, token("poor", quotas={"connections": 1}), http=True) as (gateway, _):
+        client = await hello(gateway, "poor")
+        status, body, _ = await ask(gateway.http + "/metrics", "poor")
+        assert (status, json.loads(body)["error"]["code"]) == (429, "limit_exceeded")
+        await client.stream.aclose()
+        await until(lambda: not gateway.gateway.sessions)
+        assert (await ask(gateway.http + "/metrics", "poor"))[0] == 200
 
 
 async def test_readyz_tells_its_reasons_to_readers_only(tmp_path: Path) -> None:
