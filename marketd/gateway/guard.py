@@ -16,6 +16,7 @@ import trio
 from marketd.clock import SystemClock
 from marketd.errors import ConfigError
 from marketd.gateway.decode import Refusal
+from marketd.periods import DAY_NS
 from marketd.rpc.messages import ErrorCode
 from marketd.security import tokens
 from marketd.security.access import Access
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from marketd.gateway.session import Session
 
 LOOK_EVERY_S = 1.0
+EXPIRY_WARNING_NS = 14 * DAY_NS  # before a certificate is of no use any more
 TELL_EVERY_S = 1.0  # of refusals in the log: who tries a thousand times a second must not fill the disk
 HOW_TO_GET_ONE = "ask the daemon's operator for a token: `marketd token create` makes one"
 
@@ -58,6 +60,7 @@ class Guard:
         self._stamp = ABSENT
         self._defined = False
         self._told_s = -TELL_EVERY_S
+        self._warned_ns = 0
         self._untold = 0
         self._load()
 
@@ -170,7 +173,15 @@ class Guard:
         while True:
             await trio.sleep(LOOK_EVERY_S)
             self.reload()
+            self.warn_of_expiry(SystemClock().now_ns())
             self.inspect(list(sessions))
+
+    def warn_of_expiry(self, now_ns: int) -> None:
+        """Say it once a day when the certificate that is shown expires soon, or has expired."""
+        expires_ns = self.certificate.expires_ns if self.certificate is not None else 0
+        if expires_ns and expires_ns - now_ns < EXPIRY_WARNING_NS and now_ns - self._warned_ns >= DAY_NS:
+            self._warned_ns = now_ns
+            log.warning("security.certificate_expires", in_days=round((expires_ns - now_ns) / DAY_NS, 1))
 
     def inspect(self, sessions: Iterable[Session]) -> None:
         """Count what was sent, and end the connections of those that may not stay."""

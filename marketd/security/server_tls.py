@@ -6,6 +6,7 @@ import ssl
 import warnings
 from pathlib import Path
 
+from marketd.clock import SECOND_NS
 from marketd.errors import ConfigError
 from marketd.security.stamp import Stamp, stamp_of
 
@@ -45,6 +46,17 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     return context
 
 
+def expires_ns(certificate: str) -> int:
+    """Return when the first of a PEM file's certificates expires, in ns since the epoch; 0 if that can't be read."""
+    from cryptography import x509  # here: a gateway without TLS has no use for it
+
+    try:
+        found = x509.load_pem_x509_certificates(Path(certificate).read_bytes())
+    except (OSError, ValueError):  # it was good enough for OpenSSL, which has read it before
+        return 0
+    return min(round(each.not_valid_after_utc.timestamp()) * SECOND_NS for each in found)
+
+
 def _no_password() -> str:
     raise ValueError("the key has a password")
 
@@ -59,6 +71,7 @@ class Certificate:
 
     Attributes:
         context: for new connections; those that there are keep theirs.
+        expires_ns: when what :attr:`context` shows expires, see :func:`expires_ns`.
 
     Raises:
         ConfigError: as of :func:`server_context`.
@@ -68,6 +81,7 @@ class Certificate:
         self._files = (certificate, key)
         self._tried = self._stamps()
         self.context = server_context(certificate, key)
+        self.expires_ns = expires_ns(certificate)
 
     def refresh(self) -> bool:
         """Look whether the files have changed, and say whether there is a new context.
@@ -81,6 +95,7 @@ class Certificate:
             return False
         self._tried = stamps
         self.context = server_context(*self._files)
+        self.expires_ns = expires_ns(self._files[0])
         return True
 
     def _stamps(self) -> Stamps:

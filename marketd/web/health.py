@@ -41,4 +41,6 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Answer in Prometheus' text format."""
     gateway: Gateway = request.app.state.gateway
-    return Response(exposition(await daemon_measures(gateway.link)), media_type=CONTENT_TYPE)
+    certificate = gateway.guard.certificate
+    expires_ns = certificate.expires_ns if certificate is not None else 0
+    return Response(exposition(await daemon_measures(gateway.link), expires_ns), media_type=CONTENT_TYPE)

@@ -31,20 +31,29 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 CLIENT_NAMES_MAX = 50  # of those that are the furthest behind
 
 
-def exposition(measures: Measures) -> bytes:
-    """Return all metrics in the text format."""
+def exposition(measures: Measures, certificate_expires_ns: int = 0) -> bytes:
+    """Return all metrics in the text format.
+
+    Args:
+        measures: what the supervisor knows.
+        certificate_expires_ns: what this gateway knows of its certificate; 0 for nothing.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Daemon(measures))
+    registry.register(_Daemon(measures, certificate_expires_ns))
     return generate_latest(registry)
 
 
 class _Daemon(Collector):
-    def __init__(self, measures: Measures) -> None:
+    def __init__(self, measures: Measures, certificate_expires_ns: int) -> None:
         self._measures = measures
+        self._expires_ns = certificate_expires_ns
 
     def collect(self) -> Iterator[Metric]:
         measures, status = self._measures, self._measures.status
         yield from _whole(status)
+        if self._expires_ns:
+            yield GaugeMetricFamily("marketd_certificate_expires_timestamp_seconds", "When the one for TLS expires.",
+                                    self._expires_ns / SECOND_NS)  # fmt: skip
         yield from _host_clock(status.clock)
         yield from _actors(status.actors)
         yield from _vitals(measures.vitals)

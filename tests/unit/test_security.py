@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 
 from marketd.errors import ConfigError
+from marketd.gateway.guard import Guard
 from marketd.gateway.selection import Selections
 from marketd.rpc.messages import METHODS
 from marketd.security import scopes, tokens
@@ -20,6 +23,7 @@ from marketd.security.doors import demands_token, door_of, with_tls
 from marketd.security.quotas import DAY_NS, Bucket, Usage
 from marketd.security.server_tls import Certificate, server_context
 from marketd.security.tokens import Quotas, Token
+from marketd.supervise.messages import SecuritySpec
 from marketd.web.app import ROUTES
 
 SECOND_NS = 10**9
@@ -276,6 +280,23 @@ def test_a_made_certificate_serves_and_is_renewed_by_the_same_authority(tmp_path
     assert files.authority.read_bytes() == authority
     assert served.refresh()
     assert served.context is not first
+
+
+@pytest.mark.parametrize(("days", "warns"), [(13, True), (16, False)])
+def test_a_certificate_that_expires_soon_is_told_once_a_day(tmp_path: Path, days: int, *, warns: bool) -> None:
+    files = make_certificate(tmp_path, ["localhost"], days)
+    guard = Guard(SecuritySpec(certificate=str(files.certificate), key=str(files.key)))
+    now_ns = time.time_ns()
+    with structlog.testing.capture_logs() as logs:
+        for hours in (0, 1, 23, 25):
+            guard.warn_of_expiry(now_ns + hours * 3600 * SECOND_NS)
+    told = [entry["in_days"] for entry in logs if entry["event"] == "security.certificate_expires"]
+    assert told == ([pytest.approx(days, abs=0.2), pytest.approx(days - 1, abs=0.2)] if warns else [])
+    make_certificate(tmp_path, ["localhost"], 100)
+    guard.reload()
+    with structlog.testing.capture_logs() as logs:
+        guard.warn_of_expiry(now_ns + 50 * 3600 * SECOND_NS)
+    assert logs == []
 
 
 @pytest.mark.parametrize("name", ["", "a b", "http://x", "x/y", "x:1", "-", "ä.example", "a" * 300])

@@ -200,7 +200,7 @@ def measures() -> Measures:
 
 
 def test_metrics_are_what_prometheus_reads() -> None:
-    text = exposition(measures()).decode()
+    text = exposition(measures(), 1_800_000_000_500_000_000).decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -237,7 +237,7 @@ def test_documentation_lists_every_metric_and_no_other() -> None:
     counters = {"counter": "_total"}
     shown = {
         family.name + counters.get(family.type, "")
-        for family in text_string_to_metric_families(exposition(measures()).decode())
+        for family in text_string_to_metric_families(exposition(measures(), 1_800_000_000_500_000_000).decode())
     }
     assert told == shown
 
