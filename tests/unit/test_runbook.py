@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,45 @@ def test_yaml_has_no_tabs_and_every_rule_an_expression(name: str) -> None:
     assert "\t" not in text
     rules = text.split("- alert: ")[1:]
     assert all("expr: " in rule and "severity: " in rule and "summary: " in rule for rule in rules)
+
+
+RULE_TEST = """
+rule_files: [alerts.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'marketd_ready{instance="here"}', values: "1 0x10"}
+      - {series: 'marketd_certificate_expires_timestamp_seconds{instance="here"}', values: "864000x90"}
+    alert_rule_test:
+      - {eval_time: 1m, alertname: MarketdNotReady}
+      - {eval_time: 90m, alertname: MarketdNotReady}
+      - eval_time: 5m
+        alertname: MarketdNotReady
+        exp_alerts: [{exp_labels: {severity: page, instance: here}, exp_annotations: {summary: SUMMARY}}]
+      - eval_time: 70m
+        alertname: MarketdCertificateExpires
+        exp_alerts:
+          - exp_labels: {severity: ticket, instance: here}
+            exp_annotations: {summary: "the certificate of here expires in 9d 22h 50m 0s"}
+"""
+
+
+def test_prometheus_takes_the_rules_and_alerts_by_them(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt install prometheus")
+    rules = (DEPLOY / "alerts.yml").read_text()
+    (tmp_path / "alerts.yml").write_text(rules)
+    config = (DEPLOY / "prometheus.yml").read_text()
+    (tmp_path / "prometheus.yml").write_text(re.sub(r"- /\S+/alerts\.yml", "- alerts.yml", config))
+    summary = re.search(r"alert: MarketdNotReady.*?summary: (\".*?\")", rules, re.DOTALL)
+    assert summary is not None
+    text = summary[1].replace("{{ $labels.instance }}", "here")
+    (tmp_path / "test.yml").write_text(RULE_TEST.replace("SUMMARY", text))
+    for arguments in (["check", "config", "prometheus.yml"], ["test", "rules", "test.yml"]):
+        done = subprocess.run([promtool, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_dashboard_is_whole() -> None:
