@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,29 @@ def combine(stored: pl.DataFrame, new: pl.DataFrame, schema: Schema, on_overlap:
         rows = pl.concat([stored, fresh])
         replaced = 0
     return Combined(rows.sort(schema.key), len(fresh), replaced, len(new) - len(fresh) - replaced)
+
+
+def splice(stored: Iterable[pl.DataFrame], rows: pl.DataFrame, schema: Schema) -> Iterator[pl.DataFrame]:
+    """Put rows in the place of all stored ones from the time of their first to that of their last.
+
+    Args:
+        stored: frames that follow each other in time. Each is let go of before the next is asked for.
+        rows: at least one.
+    """
+    first_ns, last_ns = rows[schema.time][0], rows[schema.time][-1]
+    placed = False
+    for frame in stored:
+        times = frame[schema.time]
+        before, after = int(times.search_sorted(first_ns, "left")), int(times.search_sorted(last_ns, "right"))
+        if before:
+            yield frame[:before]
+        if after < len(frame):
+            if not placed:
+                placed = True
+                yield rows
+            yield frame[after:]
+    if not placed:
+        yield rows
 
 
 def runs(rows: pl.DataFrame, schema: Schema, step_ns: int) -> list[Range]:

@@ -100,6 +100,18 @@ def read_groups(path: Path, schema: Schema) -> Iterator[pl.DataFrame]:
             yield rows
 
 
+def full_groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Put small frames together to such as a file should have for row groups."""
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if sum(map(len, held)) >= ROWS_IN_GROUP:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
+
+
 def rewrite(path: Path, schema: Schema, keep: Callable[[pl.DataFrame], pl.DataFrame]) -> int:
     """Replace a file by what ``keep`` leaves of its rows, group by group; return how many are left, at least one."""
     return write(path, schema, (left for group in read_groups(path, schema) if len(left := keep(group))))

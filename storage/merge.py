@@ -6,11 +6,9 @@ than a million rows, since one row that changes costs its whole file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-import polars as pl
 
 from marketd.periods import DAY_NS
 from storage import files
@@ -57,16 +55,5 @@ def write(target: Path, parts: Iterable[Path], schema: Schema) -> int:
     Raises:
         Damaged: one of them is. There is no new file then.
     """
-    return files.write(target, schema, _batches(group for part in parts for group in files.read_groups(part, schema)))
-
-
-def _batches(groups: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Put small row groups together to such as a file should have."""
-    held: list[pl.DataFrame] = []
-    for group in groups:
-        held.append(group)
-        if sum(map(len, held)) >= files.ROWS_IN_GROUP:
-            yield pl.concat(held)
-            held = []
-    if held:
-        yield pl.concat(held)
+    groups = (group for part in parts for group in files.read_groups(part, schema))
+    return files.write(target, schema, files.full_groups(groups))

@@ -32,6 +32,10 @@ class Stage:
                 os.fsync(file.fileno())
         except OSError as error:
             raise StorageError(f"{path} can't be written: {error.strerror or error}") from error
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            del self._beside[path]
+            raise
 
     def commit(self) -> None:
         """Give all files their names, and wait until those are on the disk."""

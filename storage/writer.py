@@ -17,13 +17,13 @@ import polars as pl
 from marketd.errors import Overlap, StorageError
 from storage import files, merge
 from storage.check import check_file
-from storage.combine import OnOverlap, combine, overlap, runs
+from storage.combine import Combined, OnOverlap, combine, overlap, runs, splice
 from storage.coverage import Coverage, State
 from storage.folder import SeriesFolder
 from storage.intervals import Range
 from storage.layout import Partition, Series, grain_of, overlapping, partition_at
 from storage.schema import Provenance, conform
-from storage.staging import staged
+from storage.staging import Stage, staged
 from storage.validate import first_problem
 
 
@@ -93,11 +93,9 @@ class SeriesWriter:
         rows_of: dict[Partition, int] = {}
         with staged() as stage:
             for partition, part in self._split(rows):
-                stored = self._folder.read(partition, (partition.start_ns, partition.end_ns))
-                result = combine(stored, part, schema, on_overlap)
-                if result.added or result.replaced:
-                    with stage.file(self._folder.path(partition)) as file:
-                        rows_of[partition] = files.write_to(file, schema, [result.rows])
+                result, count = self._stage(stage, partition, part, on_overlap)
+                if count:
+                    rows_of[partition] = count
                 written = Written(*(a + b for a, b in zip(written, result[1:], strict=True)))
                 progress(written)
         covered = runs(rows, schema, self.series.period_ns) if covers is None else covers
@@ -150,6 +148,24 @@ class SeriesWriter:
     def delete(self) -> None:
         """Remove the series, and close."""
         self._folder.remove()
+
+    def _stage(
+        self, stage: Stage, partition: Partition, part: pl.DataFrame, on_overlap: OnOverlap
+    ) -> tuple[Combined, int]:
+        """Stage a partition's file with a part of new rows; return how many rows it has then, 0 for no new file.
+
+        Of what is stored the rows of the same time are in memory, and a row group of the others: a day may be large.
+        """
+        schema, path = self.series.schema, self._folder.path(partition)
+        times = part[schema.time]
+        while True:
+            result = combine(self._folder.read(partition, (times[0], times[-1] + 1)), part, schema, on_overlap)
+            if not result.added and not result.replaced:
+                return result, 0
+            stored = files.read_groups(path, schema) if partition in self._folder.partitions else ()
+            with self._folder.quarantining(), stage.file(path) as file:
+                return result, files.write_to(file, schema, files.full_groups(splice(stored, result.rows, schema)))
+            # What was stored is damaged, and out of the way by now: all rows are new.
 
     def _split(self, rows: pl.DataFrame) -> Iterator[tuple[Partition, pl.DataFrame]]:
         """Cut rows into those of each file that there is or will be."""

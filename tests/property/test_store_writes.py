@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from marketd.errors import Overlap
 from storage.client import open_storage_client
-from storage.combine import OnOverlap
+from storage.combine import OnOverlap, splice
 from storage.coverage import missing
 from storage.layout import Series
+from storage.schema import BARS
 from tests.store_rows import DAY_NS, T0_NS, bars
 
 HOURS = Series("btc/usdt.spot.binance", "10m")
@@ -54,6 +56,23 @@ def test_a_series_is_a_dictionary_of_bars(operations):
         lacking = {step for start, end in whole for step in range((start - T0_NS) // STEP_NS, (end - T0_NS) // STEP_NS)}
         assert lacking == set(range(-400, 400)) - set(held)
         assert store.check(HOURS) == []
+
+
+@given(
+    stored=st.sets(STEPS, max_size=100),
+    cuts=st.lists(st.integers(0, 100), max_size=5),
+    span=st.tuples(STEPS, STEPS).map(sorted),
+)
+def test_rows_take_the_place_of_what_lies_in_their_time_however_the_rest_is_cut(stored, cuts, span):
+    whole = bars(sorted(stored), step_ns=STEP_NS)
+    places = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
+    frames = [whole[first:after] for first, after in itertools.pairwise(places)]
+    rows = bars(range(span[0], span[1] + 1), 7.0, step_ns=STEP_NS)
+    spliced = list(splice(frames, rows, BARS))
+    assert all(len(frame) for frame in spliced)
+    outside = [step for step in sorted(stored) if not span[0] <= step <= span[1]]
+    expected = pl.concat([bars(outside, step_ns=STEP_NS), rows]).sort("open_ns")
+    assert pl.concat(spliced).equals(expected)
 
 
 def put(writer, held, steps, price, on_overlap):

@@ -113,6 +113,35 @@ with open_storage_client(Path({str(tmp_path)!r})) as store:
     assert {"2024-01-05.parquet", "2024-03-10.parquet", "2024-03.parquet", "2025-02-07.parquet"} <= set(names)
 
 
+def test_damage_far_from_the_new_rows_is_found_as_well(store, root, found, monkeypatch):
+    monkeypatch.setattr(files, "ROWS_IN_GROUP", 100)
+    with store.writer(BTC) as writer:
+        writer.write(bars(range(1000)))
+        path = root / FOLDER / "2024-01-05.parquet"
+        damaged = bytearray(path.read_bytes())
+        damaged[200:400] = bytes(200)  # in the first rows
+        path.write_bytes(damaged)
+        assert writer.write(bars([1100])) == (1, 0, 0)
+        assert [damage.path for damage in found] == [path]
+        assert ranges(writer.coverage, State.COMPLETE) == [(T0_NS + 1100 * MINUTE_NS, T0_NS + 1101 * MINUTE_NS)]
+    assert store.read(BTC).equals(bars([1100]))
+    assert not list(path.parent.glob(".*.tmp"))
+
+
+def test_rows_are_put_into_a_day_a_row_group_at_a_time(store, root, monkeypatch):
+    monkeypatch.setattr(files, "ROWS_IN_GROUP", 100)
+    largest = []
+    to_frame = files.to_frame
+    monkeypatch.setattr(files, "to_frame", lambda table: largest.append(len(table)) or to_frame(table))
+    with store.writer(BTC) as writer:
+        writer.write(bars(range(900)))
+        largest.clear()
+        writer.write(bars(range(900, 1000)))
+        writer.write(bars([450, 1000]), OnOverlap.KEEP)
+    assert max(largest) < 700, "what lies between two new rows, and no more"
+    assert store.read(BTC).equals(bars(range(1001)))
+
+
 def test_a_full_disk_leaves_what_was_there(store, root, three_days, monkeypatch):
     before = files_below(root)
 
