@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 
 from marketd.errors import ConfigError
-from marketd.security.stamp import Stamp, stamp_of
+from marketd.security.stamp import UNREAD, Stamp, stamp_of
+from marketd.trouble import lacks_descriptors
 
 Stamps = tuple[Stamp, Stamp]
 
@@ -79,8 +80,12 @@ class Certificate:
         stamps = self._stamps()
         if stamps == self._tried:
             return False
+        try:
+            self.context = server_context(*self._files)
+        except ConfigError as error:
+            self._tried = (UNREAD, UNREAD) if lacks_descriptors(error.__cause__) else stamps
+            raise
         self._tried = stamps
-        self.context = server_context(*self._files)
         return True
 
     def _stamps(self) -> Stamps:
