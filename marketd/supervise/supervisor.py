@@ -155,7 +155,7 @@ async def run(
                     services.cancel_scope.cancel()
                 nursery.cancel_scope.cancel()
             statuses = supervisor.feed_statuses()
-        note_ends(paths, supervisor.feeds)
+        note_ends(paths, [name for name, feed in supervisor.feeds.items() if feed.has_room])
     log.info("daemon.stopped", instance=config.instance)
     return statuses
 
@@ -256,7 +256,7 @@ class Supervisor:
     # --- what comes and goes with the configuration ---
 
     def add_feed(self, name: str) -> None:
-        """Start a feed that is new in :attr:`config`; its segments are there."""
+        """Start a feed that is new in :attr:`config`, as soon as there is room for it."""
         feed = self.feeds[name] = self._feed_service(name)
         feed.begun = any(any(demand.subscriptions.values()) for demand in self._demands.values())
         self._nursery.start_soon(feed.service.keep, self._tree)
@@ -269,7 +269,8 @@ class Supervisor:
         """
         feed = self.feeds[name]
         await feed.retire("no longer configured")
-        note_ends(self.paths, [name])
+        if feed.has_room:
+            note_ends(self.paths, [name])
         del self.feeds[name]
         feed.close()
         sweep(self.paths, name)
@@ -421,7 +422,7 @@ class Supervisor:
 
     def feed_infos(self) -> list[FeedInfo]:
         """What readers of feeds need to know of them."""
-        return [feed.info() for feed in self.feeds.values()]
+        return [feed.info() for feed in self.feeds.values() if feed.has_room]
 
     # --- what the history manager may ask ---
 

@@ -1,6 +1,6 @@
-"""No file descriptors left while a daemon runs: said, survived, and over by itself.
+"""No file descriptors left, and a full ``/dev/shm``, while a daemon runs: said, survived, and over by itself.
 
-The fault is real: a limit of a running process.
+The faults are real: limits of running processes, and a small file system in the place of ``/dev/shm``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 
 from marketd.client import Client, Stream, connect
 from tests.scenario.daemon import Daemon, running, wait_for
+from tests.scenario.disk import small_disk
 from tests.scenario.test_resources import CONFIG, IN_TIME_S, NAMES, Witness, check_store, check_ticks
 from tests.scenario.venue import venue_running
 
@@ -210,3 +211,103 @@ def test_supervisor_without_descriptors_replaces_what_dies_later(tmp_path: Path)
         assert daemon.log.count('"service.waits"') == daemon.log.count('"service.goes_on"') == 1
         assert daemon.pids() == pids | {"feed.two": daemon.pids()["feed.two"]}, "another actor was replaced"
         assert "Traceback" not in daemon.log
+
+
+# --- shared memory ------------------------------------------------------------------------------------------------
+
+SMALL = f"""
+{GATEWAY}
+[ring]
+rows = 32768
+instruments = 64
+[bars]
+periods = ["1s", "1m"]
+rows = {{ "1s" = 1024, "1m" = 4096 }}
+step_rows = 4096
+[feeds.alpha]
+backend = "sim"
+instruments = 4
+"""
+BETA = '[feeds.beta]\nbackend = "sim"\ninstruments = ["btc/usdt"]\nrate_hz = 50\nseed = 2\n'
+KRAKEN = '[feeds.beta]\nbackend = "kraken"\nws_url = "ws://127.0.0.1:9"\nrest_url = "http://127.0.0.1:9"\n'
+
+
+def test_feed_that_finds_no_room_says_so_and_starts_when_there_is_some(tmp_path: Path) -> None:
+    """New ones, and one that takes another's place, whose readers have not let go of that one's memory yet."""
+    with (
+        small_disk(tmp_path / "shm", 24) as disk,
+        running(tmp_path, SMALL, shm=disk.folder) as daemon,
+        connect(daemon.address) as md,
+        Witness(daemon.address) as witness,
+    ):
+        metrics, pids = Metrics(daemon), daemon.pids()
+
+        def beta() -> tuple[str, str, str]:
+            feed = next(feed for feed in md.status().feeds if feed.name == "beta")
+            return feed.backend, feed.state, feed.detail
+
+        disk.fill()
+        assert reload(daemon, md, "[feeds.alpha]", BETA + "[feeds.alpha]") == {"feeds.beta": "added"}
+        backend, state, detail = beta()
+        assert (backend, state) == ("sim", "down")
+        assert detail.startswith("feed beta needs 2,912,256 ")
+        assert "bytes in /dev/shm, and 0 are free" in detail
+        assert trouble(md, "feed.beta") == detail
+        assert metrics.troubled("feed.beta")
+        assert md.status().problems == [f"feed beta is down: {detail}"]
+        witness.wait_for_more(400)
+        with no_descriptors(md, "supervisor"):
+            disk.free()
+            wait_for_trouble(md, "feed.beta", f"can't be created: {TOO_MANY}")
+        wait_for(lambda: beta()[1] == "live", IN_TIME_S, "the feed")
+        wait_for(lambda: md.status().ready, IN_TIME_S, "its readers")
+        assert not metrics.troubled("feed.beta")
+        wait_for(lambda: ("btc/usdt.spot.sim", "trade") in witness.cursors, IN_TIME_S, "its trades")
+        wait_for(lambda: bars(md, "btc/usdt.spot.sim") > 1, IN_TIME_S, "its bars")
+
+        disk.fill()
+        assert reload(daemon, md, BETA, KRAKEN) == {"feeds.beta": "replaced"}
+        wait_for(lambda: beta()[:2] == ("kraken", "live"), IN_TIME_S, "the other one, in the room of the first")
+        assert daemon.log.count('"service.waits"') == daemon.log.count('"service.goes_on"') == 2
+        witness.wait_for_more(400)
+        assert witness.gaps == 0
+        assert daemon.pids() == pids | {"feed.beta": daemon.pids()["feed.beta"]}, "an actor was replaced"
+        assert "Traceback" not in daemon.log
+
+
+def test_bars_that_find_no_room_are_made_when_there_is_some(tmp_path: Path) -> None:
+    """Also where a sampler dies that has found room for some of the bars only: its successor touches nothing else."""
+    listed = ", ".join(f'"x{number}/usdt"' for number in range(9))
+    with (
+        small_disk(tmp_path / "shm", 24) as disk,
+        running(tmp_path, SMALL, shm=disk.folder) as daemon,
+        connect(daemon.address) as md,
+    ):
+        metrics, pids = Metrics(daemon), daemon.pids()
+        old, new = next(hit.fqme for hit in md.search("*")), "x8/usdt.spot.sim"
+        wait_for(lambda: bars(md, old) > 1, IN_TIME_S, "bars")
+        disk.fill()
+        disk.leave(2 << 20)  # enough for bars of a second of eight more instruments, but not for those of a minute
+        assert reload(daemon, md, "instruments = 4", f"instruments = [{listed}]") == {"feeds.alpha": "restarted"}
+        text = "4,194,304 bytes more are needed"
+        wait_for_trouble(md, "sampler", text)
+        assert "instruments have no bars" in trouble(md, "sampler")
+        assert metrics.troubled("sampler")
+        psutil.Process(pids["sampler"]).kill()
+        wait_for(lambda: daemon.pids().get("sampler") not in (None, pids["sampler"]), IN_TIME_S, "another sampler")
+        wait_for_trouble(md, "sampler", text)
+        has = bars(md, old)
+        wait_for(lambda: bars(md, old) > has + 1, IN_TIME_S, "more bars of who has room")
+        assert bars(md, new) == 0
+        with md.subscribe([new]) as stream:
+            wait_for(lambda: stream.wait_next(1), IN_TIME_S, "ticks of who has none")
+        second = daemon.pids()
+        disk.free()
+        wait_until_well(md)
+        assert not metrics.troubled("sampler")
+        for period in ("1s", "1m"):
+            wait_for(lambda period=period: bars(md, new, period), IN_TIME_S, f"its bars of {period}")
+        assert daemon.pids() == second, "an actor was replaced"
+        assert daemon.log.count('"bars.no_room"') == 2, "told again and again"
+        assert daemon.log.count('"bars.room_again"') == 1
+        assert daemon.log.count("SIGBUS") == 0
