@@ -57,6 +57,10 @@ class RequestRefused(ActorError):  # noqa: N818
         self.code = code
 
 
+class CannotStart(MarketdError):  # noqa: N818 - a state that passes
+    """What an actor's process needs can't be had at the moment; the text says what and why."""
+
+
 class WireError(MarketdError):
     """A venue's message can't be used: the venue's doing. It is counted, kept for inspection, and the feed goes on."""
 
@@ -83,3 +87,11 @@ class Overlap(StorageError):  # noqa: N818 - nobody's mistake until somebody say
 
 class InputError(MarketdError):
     """A file that was to be taken in can't be: the text names the file, and the first row that is at fault."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Say why there is no connection: trio hides the error of each attempt in a group, behind its own."""
+    cause = error.__cause__
+    if not isinstance(cause, BaseExceptionGroup):
+        return str(cause or error)
+    return "; ".join(dict.fromkeys(reason_of(each) for each in cause.exceptions))

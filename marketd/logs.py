@@ -101,6 +101,8 @@ def _route_standard_library(level: int) -> None:
         root.removeHandler(handler)
     root.addHandler(_ToStructlog())
     root.setLevel(level)
+    # It tells ten times a second that no descriptor is left to accept with, which each actor says of itself, once.
+    logging.getLogger("trio.serve_listeners").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
 
 

@@ -33,7 +33,9 @@ def render(status: StatusResult) -> RenderableType:
     if status.clock.skewed:
         parts.append(Text(status.clock.detail, style="bold red"))
     parts += [Text(f"  {problem}", style="yellow") for problem in status.problems]
-    parts += [actors_table(status.actors, tree=True), _feeds(status.feeds, status.now_ns)]
+    parts.append(actors_table(status.actors, tree=True))
+    parts += [Text(f"  {actor.name}: {actor.trouble}", style="yellow") for actor in status.actors if actor.trouble]
+    parts += [_feeds(status.feeds, status.now_ns)]
     if any(feed.venue is not None for feed in status.feeds):
         parts.append(_venues(status.feeds, status.now_ns))
     if status.history is not None:
@@ -157,8 +159,6 @@ def _history(history: HistoryStatus) -> Text:
         if left.bars:
             since = datetime.fromtimestamp(left.from_ns / 1e9, UTC).strftime("%Y-%m-%d")
             text.append(f"\nbackfill {feed}: {left.bars:,} bars of {left.series:,} series to ask for, since {since}")
-    for feed, why in history.trouble.items():
-        text.append(f"\n  {feed}: {why}", style="yellow")
     return text
 
 

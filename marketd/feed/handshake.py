@@ -23,7 +23,7 @@ import trio
 import trio_websocket
 from wsproto.utilities import ProtocolError
 
-from marketd.errors import ConfigError, MarketdError
+from marketd.errors import ConfigError, MarketdError, reason_of
 from marketd.feed.tls_stream import TlsStream
 from marketd.http.messages import Headers
 
@@ -240,4 +240,4 @@ def _translated(target: Target) -> Iterator[None]:
     except (h11.ProtocolError, ProtocolError) as error:
         raise ConnectFailed(f"{target}: the handshake's answer is wrong: {error}") from error
     except (OSError, trio.BrokenResourceError) as error:  # ssl.SSLError is an OSError
-        raise ConnectFailed(f"{target}: {error.__cause__ or error}") from error
+        raise ConnectFailed(f"{target}: {reason_of(error)}") from error

@@ -23,6 +23,7 @@ from marketd.feed.reconnect import ReconnectPolicy
 from marketd.model import GapReason, Kind, MktPair
 
 CONNECT_WAIT_S = 60.0  # for the budget of connections, before the log says so and the wait begins anew
+DETAIL_MAX = 500
 PROOF_EVERY_S = 0.1
 PROOF_MAX_S = 30.0  # after that the next connection takes over, proven or not
 
@@ -62,6 +63,7 @@ class Shard:
         )
         self._policy = ReconnectPolicy(rng=around.rng)
         self._delay_s = 0.0
+        self._lost: Outcome | None = None
         self._successor: Connection | None = None
         self._scope = trio.CancelScope()
 
@@ -82,6 +84,14 @@ class Shard:
                     self.connection = None
                 else:
                     self.connection = await self._replace(nursery, current)
+
+    @property
+    def lost(self) -> str:
+        """Why the last connection ended, as long as there is none that brings anything; empty if there is one."""
+        newest = self.connection
+        if self._lost is None or (newest is not None and newest.dialogue is not None):
+            return ""
+        return ": ".join(filter(None, [self._lost.reason, self._lost.detail[:DETAIL_MAX]]))
 
     def stop(self) -> None:
         """Leave the venue for good."""
@@ -128,7 +138,7 @@ class Shard:
 
     def _note_loss(self, connection: Connection) -> None:
         """Let the policy decide when to try again."""
-        outcome = connection.outcome
+        outcome = self._lost = connection.outcome
         assert outcome is not None
         attempt = self._policy.attempt
         self._delay_s = self._policy.lost(
@@ -142,7 +152,7 @@ class Shard:
         say(
             "feed.disconnected",
             reason=outcome.reason,
-            detail=outcome.detail[:500],
+            detail=outcome.detail[:DETAIL_MAX],
             attempt=attempt,
             retry_s=round(self._delay_s, 3),
         )

@@ -213,6 +213,7 @@ class VenueSource:
             used={name: self._gate.budget.used(name, now_ns) for name in self._gate.budget.capacities},
             capacity=self._gate.budget.capacities,
             rests=self._gate.rests,
+            lost=next((shard.lost for route in self._routes for shard in route.shards if shard.lost), ""),
         )
 
     def explain(self, name: str) -> VenueFacts:

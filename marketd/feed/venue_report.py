@@ -14,6 +14,7 @@ class VenueReport(msgspec.Struct, frozen=True):
     Attributes:
         wanted, live: instruments that are to be there, and that are, on every address of the venue.
         pending: subscriptions that are asked for.
+        lost: why there is no connection where there should be one; empty if there are all.
         unknown: names and globs that mean nothing in the venue's list.
         refused: instruments that the venue does not want to give, and why.
         connections: open ones.
@@ -40,6 +41,7 @@ class VenueReport(msgspec.Struct, frozen=True):
     used: dict[str, int]
     capacity: dict[str, int]
     rests: dict[str, int]
+    lost: str = ""
 
     def status(self) -> VenueStatus:
         """Return the counts."""
@@ -59,6 +61,8 @@ class VenueReport(msgspec.Struct, frozen=True):
             parts.append("the list of instruments is not known yet")
         if self.live < self.wanted - len(self.refused):
             parts.append(f"{self.live} of {self.wanted} instruments live")
+        if self.lost:
+            parts.append(f"not connected: {self.lost}")
         if self.refused:
             name, reason = next(iter(self.refused.items()))
             parts.append(f"{len(self.refused)} refused, {name}: {reason}")

@@ -92,6 +92,7 @@ async def run_gateway(actor: ActorHandle) -> None:
             actor.link.handle("settings", GatewaySettings, gateway.settle)
             actor.link.handle("kick", GatewayKick, gateway.kick)
             actor.statistics(gateway.report)
+            actor.trouble(unreadable=feeds.unreadable)
             infos = await actor.link.request("feeds", result=list[FeedInfo], timeout_s=FEEDS_TIMEOUT_S)
             await feeds.announce(infos)
             services.start_soon(gateway.watch)
@@ -199,7 +200,10 @@ class Gateway:
             stream = await self._shake_hands(sock, address)
             if stream is None:
                 return
-            ours, theirs = socket.socketpair()
+            try:
+                ours, theirs = socket.socketpair()
+            except OSError:  # no descriptors, which the status says: it may come again
+                return
             prepare(ours)
             prepare(theirs)
             pair = trio.SocketStream(trio.socket.from_stdlib_socket(ours))

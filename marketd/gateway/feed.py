@@ -7,8 +7,10 @@ its instruments are known, and no client has to look at a table itself.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -61,9 +63,11 @@ class Feed:
         """
         self.info = info
         self.sort, ring_path, bells_path = self._parts(info)
-        self.ring = RingReader(Path(ring_path), of=self.sort.of)
-        self.table = TableReader(Path(info.table_path))
-        self._bell = Bell(Path(bells_path))
+        with contextlib.ExitStack() as stack:
+            self.ring = stack.enter_context(closing(RingReader(Path(ring_path), of=self.sort.of)))
+            self.table = stack.enter_context(closing(TableReader(Path(info.table_path))))
+            self._bell = Bell(Path(bells_path))
+            stack.pop_all()
         self.head = 0
         self.names: list[str] = []
         self.ids: dict[str, int] = {}
@@ -243,8 +247,13 @@ class StepFeed(Feed):
 
     def __init__(self, info: FeedInfo, on_learned: Callable[[Feed], None]) -> None:
         """Attach to the segments. Raises: see :class:`Feed`."""
-        super().__init__(info, on_learned)
-        self.bars = {series.kind: BarsReader(Path(series.path), pauses_max=0) for series in info.series}
+        with contextlib.ExitStack() as stack:
+            self.bars = {
+                series.kind: stack.enter_context(closing(BarsReader(Path(series.path), pauses_max=0)))
+                for series in info.series
+            }
+            super().__init__(info, on_learned)
+            stack.pop_all()
 
     def _parts(self, info: FeedInfo) -> tuple[RowSort, str, str]:
         return step_rows(info.series), info.steps_path, info.steps_bells_path

@@ -16,6 +16,7 @@ from marketd.gateway.selection import Choice, Selection, Selections
 from marketd.gateway.subscription import Subscription
 from marketd.ring.layout import KINDS_BY_NAME
 from marketd.supervise.messages import FeedInfo
+from marketd.trouble import Unreadable
 
 RELEASE_S = 5.0  # for requests that were reading a feed when it went
 TICK_KINDS = ("trade", "quote", "level", "gap", "status")  # the last two come with any
@@ -42,6 +43,7 @@ class Feeds:
         kinds: the numbers of all kinds of rows, by name.
         subscribers: every client that may want to know of changes.
         selections: what the clients ask for.
+        unreadable: those that are announced and could not be attached to; they are when they are announced again.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
@@ -50,6 +52,7 @@ class Feeds:
         self.kinds: dict[str, int] = {name: int(KINDS_BY_NAME[name]) for name in TICK_KINDS}
         self.subscribers: set[Subscriber] = set()
         self.selections = Selections()
+        self.unreadable = Unreadable(log, "feed.unreadable", "feed.readable")
         self._retired: list[Feed] = []
         self._nursery = nursery
 
@@ -66,6 +69,7 @@ class Feeds:
     async def announce(self, infos: Sequence[FeedInfo]) -> None:
         """Take over the supervisor's list: attach to what is new, note the others' states."""
         epochs = {info.name: info.epoch for info in infos}
+        self.unreadable.keep(epochs)
         for feed in self.all:
             if epochs.get(feed.info.name) != feed.info.epoch:
                 await self._retire(feed)
@@ -104,13 +108,17 @@ class Feeds:
             self._tell(feed)
 
     async def _attach(self, info: FeedInfo) -> None:
+        feeds: list[Feed] = []
         try:
-            feeds = [Feed(info, self._tell)]
+            feeds.append(Feed(info, self._tell))
             if info.series:
                 feeds.append(StepFeed(info, self._tell))
         except SegmentError as error:
-            log.warning("feed.unreadable", feed=info.name, error=str(error))
+            for feed in feeds:
+                feed.close()
+            self.unreadable.note(info.name, error)
             return
+        self.unreadable.forget(info.name)
         for feed in feeds:
             await self._add(feed)
 

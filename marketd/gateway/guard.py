@@ -25,8 +25,9 @@ from marketd.security.doors import Door, demands_token
 from marketd.security.quotas import seconds_to_midnight
 from marketd.security.scopes import Scope
 from marketd.security.server_tls import Certificate
-from marketd.security.stamp import ABSENT, stamp_of
+from marketd.security.stamp import ABSENT, UNREAD, stamp_of
 from marketd.supervise.messages import SecuritySpec
+from marketd.trouble import lacks_descriptors
 
 if TYPE_CHECKING:
     from marketd.gateway.session import Session
@@ -161,12 +162,16 @@ class Guard:
                 self._load()
                 log.info("security.tokens_loaded", file=str(self._path), tokens=sorted(self._accesses))
         except ConfigError as error:
-            log.error("security.tokens_refused", error=str(error), in_force=sorted(self._accesses))  # noqa: TRY400
+            if lacks_descriptors(error.__cause__):
+                self._stamp = UNREAD
+            else:
+                log.error("security.tokens_refused", error=str(error), in_force=sorted(self._accesses))  # noqa: TRY400
         try:
             if self.certificate is not None and self.certificate.refresh():
                 log.info("security.certificate_loaded")
         except ConfigError as error:
-            log.error("security.certificate_refused", error=str(error), in_force="the one before")  # noqa: TRY400
+            if not lacks_descriptors(error.__cause__):
+                log.error("security.certificate_refused", error=str(error), in_force="the one before")  # noqa: TRY400
 
     async def watch(self, sessions: set[Session]) -> None:
         """Keep up with the files, and end the connections of those that may not stay."""

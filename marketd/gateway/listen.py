@@ -19,6 +19,7 @@ import trio
 
 from marketd.errors import ConfigError
 from marketd.security.doors import TLS_PREFIX, UNIX_PREFIX
+from marketd.trouble import lacks_descriptors
 
 BACKLOG = 512
 PORT_MAX = 65535
@@ -69,7 +70,10 @@ def open_listeners(
 
 
 async def accept(listener: socket.socket, let_in: Callable[[socket.socket], None]) -> None:
-    """Let clients in, until cancelled."""
+    """Let clients in, until cancelled.
+
+    Without descriptors they wait in the socket's backlog: that there are none each actor says of itself.
+    """
     failing = False
     while True:
         await trio.lowlevel.wait_readable(listener.fileno())
@@ -79,7 +83,7 @@ async def accept(listener: socket.socket, let_in: Callable[[socket.socket], None
             continue
         except OSError as error:
             # A client that left again, or no file descriptors: the next moment may be better.
-            if not failing:
+            if not failing and not lacks_descriptors(error):
                 log.warning("accept.failed", error=str(error))
             failing = True
             await trio.sleep(ACCEPT_RETRY_S)

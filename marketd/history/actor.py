@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,7 @@ from marketd.supervise.messages import (
     PageResult,
     RoutePage,
 )
+from marketd.trouble import Unreadable
 from storage.client import StorageClient, open_storage_client
 from storage.layout import Series
 from storage.names import LOG
@@ -65,6 +67,7 @@ async def run_history(actor: ActorHandle) -> None:
         history = History(spec, store, actor.link)
         stack.callback(history.close)
         actor.statistics(history.report)
+        actor.trouble(history.troubles, history.unreadable)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(history.progress.keep_backfill)
             nursery.start_soon(history.progress.keep_store)
@@ -95,6 +98,7 @@ class History:
     Attributes:
         feeds: those that have bars and are not recordings, by name.
         recorders: of those whose ticks are stored.
+        unreadable: feeds that could not be attached to.
         progress: what is left to do, and how large the store is.
         store: where everything is kept.
         periods: of the bars that are stored.
@@ -112,23 +116,31 @@ class History:
         self._spec = spec
         self._link = link
         self._clock = SteadyClock()
+        self.unreadable = Unreadable(log, "history.unreadable", "history.readable")
         self._unmatched: list[str] = []  # names of ticks to be recorded that no feed has
 
     def attach(self, info: FeedInfo, nursery: trio.Nursery) -> None:
-        """Attach to a feed's segments, and keep its history. One that can't be is left out, and said so."""
+        """Attach to a feed's segments, and keep its history. One that can't be is left out, and said so, until it is
+        announced again."""
         if info.recorded:
             return
         try:
-            self._tables[info.name] = Names(TableReader(Path(info.table_path)))
-            self._infos[info.name] = info
-            if info.series:
-                self._attach_bars(info)
-            if self._spec.record_ticks:
-                self._attach_ticks(info)
+            with contextlib.ExitStack() as stack:
+                table = stack.enter_context(closing(TableReader(Path(info.table_path))))
+                live = LiveBars(info, self._spec.periods) if info.series else None
+                if live is not None:
+                    stack.callback(live.close)
+                if self._spec.record_ticks:
+                    self._attach_ticks(info)
+                stack.pop_all()
         except SegmentError as error:
-            log.warning("history.unreadable", feed=info.name, error=str(error))
-            if info.name not in self._infos:
-                return
+            self.unreadable.note(info.name, error)
+            return
+        self.unreadable.forget(info.name)
+        self._tables[info.name] = Names(table)
+        self._infos[info.name] = info
+        if live is not None:
+            self._attach_bars(info, live)
         working = self._working[info.name] = Working()
         nursery.start_soon(self._keep, info.name, working)
 
@@ -163,8 +175,7 @@ class History:
         if table is not None:
             table.table.close()
 
-    def _attach_bars(self, info: FeedInfo) -> None:
-        live = LiveBars(info, self._spec.periods)
+    def _attach_bars(self, info: FeedInfo, live: LiveBars) -> None:
         depth_ns = round(self._spec.depth_days * DAY_NS)
         self.feeds[info.name] = FeedHistory(
             info, live, self.store, self._asker(info.name), self._fill, self._clock, depth_ns, self._announce
@@ -214,6 +225,7 @@ class History:
     async def take_feeds(self, nursery: trio.Nursery, infos: list[FeedInfo]) -> None:
         """Take over the supervisor's list: feeds come and go; and which of them can be asked now."""
         epochs = {info.name: info.epoch for info in infos}
+        self.unreadable.keep(epochs)
         for name, known in list(self._infos.items()):
             if epochs.get(name) != known.epoch:
                 await self._detach(name)
@@ -281,6 +293,10 @@ class History:
             backfill=self.progress.backfill,
             store=self.progress.store,
         )
+
+    def troubles(self) -> list[str]:
+        """What is not kept at the moment, and why."""
+        return [f"{name}: {text}" for name, text in self._troubles().items()]
 
     def _troubles(self) -> dict[str, str]:
         """Say by feed why its ticks or bars are not stored, or its pages do not come, and which names no feed has."""

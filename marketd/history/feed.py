@@ -18,9 +18,9 @@ from marketd.history import keeping
 from marketd.history.frames import page_frame
 from marketd.history.live import LiveBars, Told
 from marketd.history.paging import needed, settle
-from marketd.history.trouble import Trouble, is_everywhere
 from marketd.periods import parse_period
 from marketd.supervise.messages import FeedInfo, FeedPage, FilledBars, FilledRange, PageResult, SeriesInfo
+from marketd.trouble import Trouble, is_everywhere
 from storage.coverage import Coverage, State, ranges
 from storage.intervals import Range, intersect, normalize, subtract
 from storage.layout import Series

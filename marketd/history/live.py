@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,13 +58,18 @@ class LiveBars:
         """
         self.name = info.name
         self.series = {series.kind: series for series in info.series if series.name in periods}
-        self.table = TableReader(Path(info.table_path))
         self._all = {series.name: series for series in info.series if series.period_ns}
         self._others: dict[int, BarsReader] = {}  # segments of periods that are not stored
+        with contextlib.ExitStack() as stack:
+            self.table = stack.enter_context(closing(TableReader(Path(info.table_path))))
+            self._segments = {
+                kind: stack.enter_context(closing(BarsReader(Path(series.path), pauses_max=0)))
+                for kind, series in self.series.items()
+            }
+            self._steps = stack.enter_context(closing(RingReader(Path(info.steps_path), of=STEPS)))
+            self._bell = Bell(Path(info.steps_bells_path))
+            stack.pop_all()
         self._names = Names(self.table)
-        self._segments = {kind: BarsReader(Path(series.path), pauses_max=0) for kind, series in self.series.items()}
-        self._steps = RingReader(Path(info.steps_path), of=STEPS)
-        self._bell = Bell(Path(info.steps_bells_path))
         self._told: list[NDArray[np.void]] = []
         self._held = 0  # rows in there
         self._begun: set[tuple[int, int]] = set()

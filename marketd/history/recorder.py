@@ -8,7 +8,9 @@ streams that resume (storage/tickreplay.py). A successor goes on in the ring whe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,12 +24,12 @@ from marketd.clock import SECOND_NS, SteadyClock
 from marketd.errors import Lapped, SegmentError, StorageError
 from marketd.history.names import name_matcher
 from marketd.history.ticks import from_first, gap_ranges, kept, lapped_row, tick_frame
-from marketd.history.trouble import Trouble
 from marketd.model import RECORDED_KINDS
 from marketd.ring.doorbell import Bell
 from marketd.ring.reader import RingReader
 from marketd.ring.table import TableReader
 from marketd.supervise.messages import FeedInfo
+from marketd.trouble import Trouble
 from storage.client import StorageClient
 from storage.combine import OnOverlap
 from storage.coverage import State
@@ -84,9 +86,11 @@ class Recorder:
         self._unwritten = Trouble(self._log, "ticks.not_written", "ticks.written_again")
         self._unsynced = Trouble(self._log, "ticks.not_synced", "ticks.synced_again")
         self._unfiled = Trouble(self._log, "ticks.not_filed", "ticks.filed_again")
-        self._ring = RingReader(Path(info.ring_path))
-        self._bell = Bell(Path(info.bells_path))
-        self._table = TableReader(Path(info.table_path))
+        with contextlib.ExitStack() as stack:
+            self._ring = stack.enter_context(closing(RingReader(Path(info.ring_path))))
+            self._table = stack.enter_context(closing(TableReader(Path(info.table_path))))
+            self._bell = Bell(Path(info.bells_path))
+            stack.pop_all()
         self._names: dict[int, str] = {}  # of those that are recorded
         self._heard: dict[int, str] = {}  # of which there was something since they are followed
         self._others: list[str] = []  # not recorded

@@ -28,7 +28,7 @@ import trio
 from asks.response_objects import Response as Answer
 
 from marketd.clock import Clock, SystemClock
-from marketd.errors import ConfigError
+from marketd.errors import ConfigError, reason_of
 from marketd.http.messages import (
     Headers,
     HttpBadResponse,
@@ -230,7 +230,7 @@ def _translated(request: str) -> Iterator[None]:
     except ssl.SSLError as error:
         raise HttpTlsError(f"{request}: {error}") from error
     except OSError as error:
-        raise HttpConnectError(f"{request}: {error.__cause__ or error}") from error
+        raise HttpConnectError(f"{request}: {reason_of(error)}") from error
     except (*_BROKEN, h11.ProtocolError, zlib.error, ValueError, LookupError) as error:
         # The last two are what asks makes of fields that it does not expect: bytes that are no UTF-8, odd cookies.
         raise HttpBadResponse(f"{request}: {str(error) or type(error).__name__}") from error

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import resource
 import time
 from pathlib import Path
 
 import msgspec
+import structlog
 import trio
 
 from marketd.observe.histogram import Histogram, HistogramReport
+from marketd.trouble import Trouble, lacks_descriptors
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 FILES_EVERY = 8  # reports between two counts of open files: a gateway may have thousands
+CALM_AFTER = 4  # reports with a descriptor left: where clients come and go the last one is often had for a moment
+
+log = structlog.get_logger("marketd.observe")
 
 
 class Vitals(msgspec.Struct, frozen=True):
@@ -28,12 +33,19 @@ class Vitals(msgspec.Struct, frozen=True):
 
 
 class VitalsWatch:
-    """Takes this process's figures, now and then."""
+    """Takes this process's figures, now and then; that takes a descriptor, so it is seen here when none is left."""
 
     def __init__(self) -> None:
+        self._none_left = Trouble(log, "descriptors.none_left", "descriptors.left_again")
+        self._calm = 0
         self._lag = Histogram()
         self._reports = 0
         self._fds = self._threads = self._rss_bytes = 0
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be opened; empty if it can."""
+        return self._none_left.text
 
     async def sleep(self, duration_s: float) -> None:
         """Sleep, and note how late the loop was to go on."""
@@ -43,8 +55,16 @@ class VitalsWatch:
 
     def read(self) -> Vitals:
         """Take the figures."""
-        with contextlib.suppress(OSError):  # no descriptor is left to look with: then they are as they were
+        try:
             self._look()
+            self._calm += 1
+        except OSError as error:  # then they are as they were
+            if lacks_descriptors(error):
+                self._calm = 0
+                allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                self._none_left.begin(f"no file descriptor is left of {allowed}: {error.strerror}")
+        if self._calm >= CALM_AFTER:
+            self._none_left.end()
         self._reports += 1
         return Vitals(
             rss_bytes=self._rss_bytes,

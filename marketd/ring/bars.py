@@ -228,14 +228,15 @@ class BarsWriter(_Bars):
             )
         block_bytes = self.header.rows * BLOCK * SLOT_BYTES
         have = _blocks(self.allocated)
+        size_bytes = (_blocks(instruments) - have) * block_bytes
+        free_bytes = segment.free_bytes(self._path.parent)
+        sentence = f"bars of {instruments} instruments find no room in {self._path.parent}"
+        if size_bytes > free_bytes:  # to try would take from others, for a moment, what is left
+            raise SegmentError(f"{sentence}: {size_bytes:,} bytes more are needed, {free_bytes:,} are free")
         try:
-            os.posix_fallocate(
-                self._fd, layout.HEADER_BYTES + have * block_bytes, (_blocks(instruments) - have) * block_bytes
-            )
+            os.posix_fallocate(self._fd, layout.HEADER_BYTES + have * block_bytes, size_bytes)
         except OSError as error:
-            raise SegmentError(
-                f"bars of {instruments} instruments find no room in {self._path.parent}: {error.strerror}"
-            ) from error
+            raise SegmentError(f"{sentence}, {size_bytes:,} bytes more: {error.strerror}") from error
         fence()
         self._words[ALLOCATED_OFFSET // 8] = _blocks(instruments) * BLOCK
 

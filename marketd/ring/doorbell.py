@@ -34,6 +34,9 @@ RECHECK_S = 0.05
 _BOARD_BYTES = layout.HEADER_BYTES  # the least that a segment has
 _NUMBERS_BYTES = SLOTS * 8
 _DRAIN_BYTES = 4096
+# Opened for writing, and nobody has it open for reading: the reader died. Without descriptors it can't be opened: the
+# reader looks again by itself.
+_UNRUNG = (errno.ENXIO, errno.EMFILE, errno.ENFILE)
 
 
 class Ringer(Protocol):
@@ -118,7 +121,7 @@ class Bells:
         except (BlockingIOError, BrokenPipeError, FileNotFoundError):
             pass  # it has bytes enough to wake up by, or it died in its sleep
         except OSError as error:
-            if error.errno != errno.ENXIO:  # opened for writing, and nobody has it open for reading: died as well
+            if error.errno not in _UNRUNG:
                 raise
 
 
@@ -136,17 +139,19 @@ class Bell:
         """Take a free slot until this is closed or the process is gone.
 
         Raises:
-            SegmentError: the board is missing, or all of its slots are taken.
+            SegmentError: the board is missing, all of its slots are taken, or no descriptor is left.
         """
-        self._memory = segment.attach(path, writable=True)
-        self._lock = os.open(path, os.O_RDWR)
-        try:
-            self.slot = _claim(path, self._lock)
-            self._fifo = _open_fifo(_fifo_path(path, self.slot))
-        except BaseException:
-            os.close(self._lock)
-            self._memory.close()
-            raise
+        with contextlib.ExitStack() as stack:
+            self._memory = segment.attach(path, writable=True)
+            stack.callback(self._memory.close)
+            try:
+                self._lock = os.open(path, os.O_RDWR)
+                stack.callback(os.close, self._lock)
+                self.slot = _claim(path, self._lock)
+                self._fifo = _open_fifo(_fifo_path(path, self.slot))
+            except OSError as error:
+                raise SegmentError(f"the doorbell {path} can't be opened: {error.strerror}") from error
+            stack.pop_all()
         self._numbers = memoryview(self._memory).cast("Q")
         # The holder before may have died asleep; the new number is even and one that the writer has not seen.
         self._numbers[self.slot] = (self._numbers[self.slot] | 1) + 1

@@ -129,6 +129,10 @@ class RowLayout(NamedTuple):
         """The size of a row, a multiple of 8."""
         return self.row.itemsize
 
+    def ring_bytes(self, rows: int) -> int:
+        """The size of the segment of a ring of so many rows."""
+        return HEADER_BYTES + rows * self.row_bytes
+
     def hash(self) -> int:
         """A number that differs whenever the meaning of a row's bytes does."""
         text = repr([(kind, dtype.fields and sorted(dtype.fields.items())) for kind, dtype in self.by_kind.items()])

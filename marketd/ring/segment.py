@@ -10,6 +10,7 @@ Every segment with one writer keeps that writer's pid at ``layout.WRITER_OFFSET`
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import struct
@@ -43,11 +44,24 @@ def create(path: Path, size_bytes: int) -> None:
         os.close(fd)
 
 
+def free_bytes(folder: Path) -> float:
+    """How much room segments have there; infinite where nothing limits it.
+
+    Raises:
+        SegmentError: there is no such folder.
+    """
+    try:
+        found = os.statvfs(folder)
+    except OSError as error:
+        raise SegmentError(f"there can be no segments in {folder}: {error.strerror}") from error
+    return found.f_bavail * found.f_frsize if found.f_blocks else math.inf
+
+
 def attach(path: Path, *, writable: bool) -> mmap.mmap:
     """Map a segment that exists.
 
     Raises:
-        SegmentError: it is missing, is another user's, or is smaller than any header.
+        SegmentError: it is missing, is another user's, or is smaller than any header; or no descriptor is left.
     """
     fd = _open(path, writable=writable)
     try:
@@ -109,4 +123,7 @@ def _map(path: Path, fd: int, *, writable: bool) -> mmap.mmap:
     size_bytes = os.fstat(fd).st_size
     if size_bytes < layout.HEADER_BYTES:
         raise SegmentError(f"segment {path} has {size_bytes} bytes: less than a header")
-    return mmap.mmap(fd, size_bytes, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
+    try:
+        return mmap.mmap(fd, size_bytes, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
+    except OSError as error:  # the map keeps a descriptor of its own
+        raise SegmentError(f"segment {path} can't be mapped: {error.strerror}") from error

@@ -47,13 +47,18 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(MktPair).decode
 
 
+def table_bytes(instruments_max: int) -> int:
+    """Return how large a table is."""
+    return layout.HEADER_BYTES + instruments_max * SLOT_BYTES
+
+
 def create_table(path: Path, instruments_max: int) -> None:
     """Make an empty table.
 
     Raises:
         SegmentError: see :func:`marketd.ring.segment.create`.
     """
-    segment.create(path, layout.HEADER_BYTES + instruments_max * SLOT_BYTES)
+    segment.create(path, table_bytes(instruments_max))
     with segment.attach(path, writable=True) as memory:
         _HEADER.pack_into(memory, 0, MAGIC, VERSION, SLOT_BYTES, instruments_max)
 

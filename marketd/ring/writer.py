@@ -40,7 +40,7 @@ def create_ring(path: Path, rows: int, of: layout.RowLayout = layout.TICKS) -> i
     """
     if rows < ROWS_MIN or rows & (rows - 1):
         raise ValueError(f"a ring has a power of two of rows and at least {ROWS_MIN}, not {rows}")
-    segment.create(path, layout.HEADER_BYTES + rows * of.row_bytes)
+    segment.create(path, of.ring_bytes(rows))
     epoch = secrets.randbits(52) | 1
     with segment.attach(path, writable=True) as memory:
         header.write(memory, of, rows, epoch)

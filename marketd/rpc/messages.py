@@ -148,7 +148,8 @@ class EmptyParams(Params, frozen=True):
 class ActorStatus(Result, frozen=True):
     """One actor process. ``cpu_s`` is user and system time together.
 
-    ``loop_lag_ms``: how late its event loop's timers were, but for one in a hundred; None: not known.
+    ``loop_lag_ms``: how late its event loop's timers were, but for one in a hundred; None: not known. ``trouble``: what
+    it can't do at the moment, and why; empty if all is well.
     """
 
     name: str
@@ -163,6 +164,7 @@ class ActorStatus(Result, frozen=True):
     threads: int = 0
     fds: int = 0
     loop_lag_ms: float | None = None
+    trouble: str = ""
 
 
 class VenueStatus(Result, frozen=True):

@@ -21,6 +21,7 @@ from marketd.sample.feed import FeedBars
 from marketd.sample.warm_up import warm_up
 from marketd.supervise.handle import ActorHandle
 from marketd.supervise.messages import FeedInfo, FilledBars, SamplerReport, SamplerSpec
+from marketd.trouble import Unreadable
 
 PAUSE_S = 0.01  # between two looks at a ring that is being written to: a step is never later than that
 SLEEP_S_MAX = 1.0
@@ -37,6 +38,7 @@ async def run_sampler(actor: ActorHandle) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(sampler.close)
         actor.statistics(sampler.report)
+        actor.trouble(sampler.troubles, sampler.unreadable)
         async with trio.open_nursery() as nursery:
             for info in spec.feeds:
                 sampler.attach(info, nursery)
@@ -55,20 +57,24 @@ class Sampler:
 
     Attributes:
         feeds: those whose segments could be attached to, by name.
+        unreadable: the others.
     """
 
     def __init__(self, spec: SamplerSpec, clock: SteadyClock) -> None:
         self.feeds: dict[str, FeedBars] = {}
+        self.unreadable = Unreadable(log, "bars.unreadable", "bars.readable")
         self._spec = spec
         self._clock = clock
 
     def attach(self, info: FeedInfo, nursery: trio.Nursery) -> None:
-        """Attach to a feed's segments, and take its rows. One that can't be is left out, and said so."""
+        """Attach to a feed's segments, and take its rows. One that can't be is left out, and said so, until it is
+        announced again."""
         try:
             feed = FeedBars(info, self._spec.lateness_ms_of(info.name), self._spec.activity)
         except SegmentError as error:
-            log.warning("bars.unreadable", feed=info.name, error=str(error))
+            self.unreadable.note(info.name, error)
             return
+        self.unreadable.forget(info.name)
         self.feeds[info.name] = feed
         nursery.start_soon(self.follow, feed)
 
@@ -127,6 +133,7 @@ class Sampler:
     async def take_feeds(self, nursery: trio.Nursery, infos: list[FeedInfo]) -> None:
         """Take over the supervisor's list: feeds come and go, and some have another state."""
         epochs = {info.name: info.epoch for info in infos}
+        self.unreadable.keep(epochs)
         for name, feed in list(self.feeds.items()):
             if epochs.get(name) != feed.epoch:
                 await self._detach(name)
@@ -150,6 +157,10 @@ class Sampler:
         feed = self.feeds.get(told.feed)
         if feed is not None:
             await feed.fill(told)
+
+    def troubles(self) -> list[str]:
+        """Why some instruments have no bars."""
+        return [feed.trouble for feed in self.feeds.values()]
 
     def report(self) -> SamplerReport:
         """What every pulse tells."""

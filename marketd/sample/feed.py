@@ -9,8 +9,10 @@ and the step ring is published before that is written. A successor goes on from 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +38,10 @@ from marketd.sample.hours import Hours
 from marketd.sample.index_events import IndexEvents
 from marketd.sample.recover import recover
 from marketd.supervise.messages import FeedInfo, FilledBars, SampledFeed, SeriesInfo
+from marketd.trouble import Trouble
 
 ROWS_MAX = 16_384  # taken in one go
+ROOM_RETRY_S = 1.0
 PAUSE_NS_MAX = 86_400 * SECOND_NS  # what happened in a longer pause is not told step by step
 
 _LIVE = np.full(256, kernel.NOT_LIVE, np.int64)
@@ -51,6 +55,11 @@ class OtherBars:
         self.writer = BarsWriter(Path(series.path))
         self.bars = ActivityBars(parse_activity(series.name), self.writer.words, series.kind)
         self._patterns = [glob_pattern(text) for text, names in activity.items() if series.name in names]
+
+    def close(self) -> None:
+        """Let go of the segment."""
+        self.bars.close()
+        self.writer.close()
 
     def admit(self, instrument: int, fqme: str) -> None:
         """Make such bars of an instrument if it asks for them."""
@@ -92,18 +101,26 @@ class FeedBars:
         self.counts = SampledFeed()
         self._log = structlog.get_logger("marketd.sample").bind(feed=info.name)
         self._series = [series for series in info.series if series.period_ns]
-        self._table = TableReader(Path(info.table_path))
-        self._bell = Bell(Path(info.bells_path))
-        self._writers = [BarsWriter(Path(series.path)) for series in self._series]
-        self._others = [OtherBars(series, activity) for series in info.series if not series.period_ns]
+        with contextlib.ExitStack() as stack:
+            self._table = stack.enter_context(closing(TableReader(Path(info.table_path))))
+            self._ring = stack.enter_context(closing(RingReader(Path(info.ring_path), cursor=0)))
+            self._bell = stack.enter_context(closing(Bell(Path(info.bells_path))))
+            self._writers = [stack.enter_context(closing(BarsWriter(Path(series.path)))) for series in self._series]
+            self._others = [
+                stack.enter_context(closing(OtherBars(series, activity)))
+                for series in info.series
+                if not series.period_ns
+            ]
+            self._bells = stack.enter_context(closing(Bells(Path(info.steps_bells_path))))
+            self._steps = BlockWriter(Path(info.steps_path), self._bells, STEPS)
+            stack.pop_all()
         self._all_writers = [*self._writers, *(other.writer for other in self._others)]
-        self._bells = Bells(Path(info.steps_bells_path))
-        self._steps = BlockWriter(Path(info.steps_path), self._bells, STEPS)
         levels = [
             Level(parse_period(series.name), writer.words)
             for series, writer in zip(self._series, self._writers, strict=True)
         ]
-        self._room = self._writers[0].allocated
+        # A predecessor may have found room in some segments, and no more in the others.
+        self._room = min(writer.allocated for writer in self._all_writers)
         self.bars = BarSet(levels, lateness_ns=round(lateness_ms * MILLISECOND_NS), inherited=self._room)
         self.bars.opened[:] = [writer.progress.opened for writer in self._writers]
         self.bars.closed[:] = [writer.progress.closed for writer in self._writers]
@@ -111,10 +128,16 @@ class FeedBars:
         self._kinds = [series.kind for series in self._series]
         self._events = IndexEvents(self.bars, self._kinds)
         self._span_ns = min(writer.header.rows * writer.header.period_ns for writer in self._writers) // 2
-        self._full = False
+        self._no_room = Trouble(self._log, "bars.no_room", "bars.room_again")
+        self._retry_room_s = 0.0
         self._cursor = 0  # of the last row that the bars know
         self._turn = trio.Lock()  # rows and the clock take turns, each whole
-        self._ring = self._resume(Path(info.ring_path))
+        self._resume()
+
+    @property
+    def trouble(self) -> str:
+        """Why some instruments have no bars; empty if all have."""
+        return self._no_room.text
 
     @property
     def cursor(self) -> int:
@@ -126,11 +149,10 @@ class FeedBars:
         """The shortest period."""
         return self._series[0].period_ns
 
-    def _resume(self, ring_path: Path) -> RingReader:
-        """Take over what a predecessor has made, and return a reader of what it had not seen."""
-        progress = self._writers[0].progress
+    def _resume(self) -> None:
+        """Take over what a predecessor has made, and go on with what it had not seen."""
+        progress, ring = self._writers[0].progress, self._ring
         self._admit()
-        ring = RingReader(ring_path, cursor=0)
         self._cursor = ring.cursor = progress.applied
         if any(writer.torn for writer in self._all_writers):
             self._log.warning("bars.torn", applied=progress.applied, applying=progress.applying)
@@ -144,15 +166,14 @@ class FeedBars:
 
             self._cursor = progress.applying
             self._change(mend, self.bars.newest_open_ns)
-        return ring
 
     def close(self) -> None:
         """Let go of all segments."""
         self.bars.close()
-        for other in self._others:
-            other.bars.close()
-        for writer in self._all_writers:
+        for writer in self._writers:
             writer.close()
+        for other in self._others:
+            other.close()
         for part in (self._ring, self._table, self._bell, self._steps, self._bells):
             part.close()
 
@@ -223,7 +244,7 @@ class FeedBars:
             await trio.lowlevel.checkpoint()
 
     def _take(self, rows: NDArray[np.void], now_ns: int) -> None:
-        mine = rows[rows["instrument"] <= self._room] if self._full else rows
+        mine = rows[rows["instrument"] <= self._room] if self._no_room.text else rows
 
         def take() -> None:
             self.bars.take(mine)
@@ -239,6 +260,7 @@ class FeedBars:
             if self._left:
                 return
             await self._go_on_to(now_ns)
+            await self._make_room()
             if self.bars.is_due(now_ns):
                 self._look_at_qualities(now_ns)
                 self._change(lambda: self.bars.advance(now_ns), now_ns)
@@ -290,18 +312,25 @@ class FeedBars:
         return live
 
     async def _make_room(self) -> None:
-        """Allocate memory for instruments that are new, some at a time, as that may take a while."""
-        while self._room < self._table.count and not self._full:
-            target = self._room + BLOCK
+        """Allocate memory for instruments that are new, some at a time, as that may take a while.
+
+        Where there is none, it is tried again; until then they have no bars, and begin as new ones once there is.
+        """
+        while self._room < (wanted := self._table.count):
+            if self._no_room.text and trio.current_time() < self._retry_room_s:
+                break
             try:
                 for writer in self._all_writers:
-                    writer.allocate(target)
+                    writer.allocate(self._room + BLOCK)
             except SegmentError as error:
-                self._log.error("bars.no_room", error=str(error), instruments=self._room, wanted=self._table.count)
-                self._full = True
-                return
-            self._room = target
+                left = f"feed {self.name}: {wanted - self._room} of {wanted} instruments have no bars: {error}"
+                self._no_room.begin(left, instruments=self._room, wanted=wanted)
+                self._retry_room_s = trio.current_time() + ROOM_RETRY_S
+                break
+            self._room += BLOCK
             await trio.lowlevel.checkpoint()
+        else:
+            self._no_room.end()
         self._admit()
 
     async def _learn_hours(self, now_ns: int) -> None:

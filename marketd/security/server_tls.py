@@ -8,7 +8,8 @@ from pathlib import Path
 
 from marketd.clock import SECOND_NS
 from marketd.errors import ConfigError
-from marketd.security.stamp import Stamp, stamp_of
+from marketd.security.stamp import UNREAD, Stamp, stamp_of
+from marketd.trouble import lacks_descriptors
 
 Stamps = tuple[Stamp, Stamp]
 
@@ -93,8 +94,12 @@ class Certificate:
         stamps = self._stamps()
         if stamps == self._tried:
             return False
+        try:
+            self.context = server_context(*self._files)
+        except ConfigError as error:
+            self._tried = (UNREAD, UNREAD) if lacks_descriptors(error.__cause__) else stamps
+            raise
         self._tried = stamps
-        self.context = server_context(*self._files)
         self.expires_ns = expires_ns(self._files[0])
         return True
 

@@ -7,6 +7,7 @@ from pathlib import Path
 Stamp = tuple[int, ...]
 
 ABSENT: Stamp = ()
+UNREAD: Stamp = (-1,)  # that no file has: it is to be looked at again
 
 
 def stamp_of(path: Path) -> Stamp:

@@ -32,7 +32,7 @@ import msgspec
 import structlog
 import trio
 
-from marketd.errors import ActorDied
+from marketd.errors import ActorDied, CannotStart
 from marketd.supervise.handle import ActorHandle, configure_log, run_actor
 from marketd.supervise.link import Link
 from marketd.supervise.messages import ActorSpec, LogSpec
@@ -129,11 +129,16 @@ class Tree:
 
         Raises:
             ActorDied: it did not get up.
+            CannotStart: there can be no process now.
         """
         if spec.log is None:
             spec = msgspec.structs.replace(spec, log=self.log_of(spec.name))
         carrier = _Carrier(self._root, spec)
-        child = Child(spec.name, await carrier.spawn(), carrier.send)
+        try:
+            process = await carrier.spawn()
+        except OSError as error:  # no descriptors, say
+            raise CannotStart(f"{spec.name} can't be started: {error.strerror}") from error
+        child = Child(spec.name, process, carrier.send)
         async with trio.open_nursery() as nursery:
             try:
                 self.children.add(child)

@@ -9,12 +9,14 @@ Of an epoch that has no line nobody knows how many rows it had: its daemon was k
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from marketd.clock import SystemClock
+from marketd.errors import SegmentError
 from marketd.paths import Paths
 from marketd.ring.reader import RingReader
 
@@ -34,16 +36,15 @@ class End(msgspec.Struct, frozen=True):
 def note_ends(paths: Paths, feeds: Iterable[str]) -> None:
     """Write down where the rings of these feeds end: nobody writes to them any more, and they are about to go.
 
-    Where that can't be written, on a full disk, say, the end is one that nobody knows.
+    Where that can't be written, on a full disk or without descriptors, say, the end is one that nobody knows.
     """
     now_ns = SystemClock().now_ns()
     for feed in feeds:
-        ring = RingReader(paths.segment(feed, "ring"))
-        end = End(ring.epoch, ring.published, now_ns)
-        ring.close()
         try:
+            with closing(RingReader(paths.segment(feed, "ring"))) as ring:
+                end = End(ring.epoch, ring.published, now_ns)
             _append(paths.epochs(feed), end)
-        except OSError as error:
+        except (OSError, SegmentError) as error:
             log.warning("epoch.end_unwritten", feed=feed, error=str(error))
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
 
 from backends import backend as backends
+from marketd.errors import SegmentError
 from marketd.observe.histogram import HistogramReport
 from marketd.ring.reader import RingReader
 from marketd.rpc.messages import FeedState, FeedStatus, VenueClock
 from marketd.supervise.messages import ActorSpec, FeedInfo, FeedReport
 from marketd.supervise.reports import sum_reports
-from marketd.supervise.segments import series_of
+from marketd.supervise.segments import make_segments, series_of, sweep
 from marketd.supervise.service import Service
 from marketd.supervise.specs import feed_spec
 
@@ -29,7 +31,7 @@ class FeedService:
     Args:
         name: the feed's.
         config: says what holds now; it may be another one later.
-        paths: where its segments are: they must be there.
+        paths: where its segments are; what is not there is made as soon as there is room for it.
         changed: called when its state has changed.
     """
 
@@ -45,11 +47,30 @@ class FeedService:
         self._paths = paths
         self._config = config
         self._changed = changed
-        self._reader = RingReader(paths.segment(name, "ring"))
+        ring = paths.segment(name, "ring")
+        self._reader = RingReader(ring) if ring.exists() else None
         self._past: list[FeedReport] = []  # the last report of each life that is over
         self._present: FeedReport | None = None
         self._final: FeedReport | None = None  # of a present life whose source has ended: newer than any pulse
-        self.service = Service(f"feed.{name}", self._spec, self._handlers, changed)
+        self.service = Service(f"feed.{name}", self._spec, self._handlers, changed, prepare=self._find_room)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether its segments are there."""
+        return self._reader is not None
+
+    def _find_room(self) -> None:
+        """Make its segments, if they are not there. Raises SegmentError: there is no room."""
+        if self._reader is not None:
+            return
+        try:
+            make_segments(self._config(), self._paths, self.name)
+            self._reader = RingReader(self._paths.segment(self.name, "ring"))
+        except SegmentError:
+            with contextlib.suppress(OSError):  # without descriptors there is no looking; it will be tried again
+                sweep(self._paths, self.name)
+            raise
+        self._changed()
 
     def _spec(self) -> ActorSpec:
         self._bury_report()
@@ -97,7 +118,8 @@ class FeedService:
         return report is not None and report.quiet
 
     def info(self) -> FeedInfo:
-        """What a gateway and the sampler need to read it."""
+        """What a gateway and the sampler need to read it, once it has room."""
+        assert self._reader is not None
         path = self._paths.segment
         return FeedInfo(
             name=self.name,
@@ -123,9 +145,9 @@ class FeedService:
             backend=self.backend,
             state=self.state,
             instruments=total.instruments,
-            epoch=self._reader.epoch,
-            cursor=self._reader.published,
-            ring_rows=self._reader.rows,
+            epoch=0 if self._reader is None else self._reader.epoch,
+            cursor=0 if self._reader is None else self._reader.published,
+            ring_rows=0 if self._reader is None else self._reader.rows,
             gaps=total.gaps,
             rows_by_kind=total.rows_by_kind,
             messages=total.messages,
@@ -158,7 +180,7 @@ class FeedService:
 
     def behind(self, cursor: int) -> int:
         """How many rows its ring has after this one."""
-        return max(0, self._reader.published - cursor)
+        return 0 if self._reader is None else max(0, self._reader.published - cursor)
 
     def _total(self) -> FeedReport:
         """The sum of its lives."""
@@ -178,4 +200,5 @@ class FeedService:
 
     def close(self) -> None:
         """Let go of its segments."""
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar, cast
 
 import msgspec
@@ -26,6 +26,7 @@ from marketd.observe.stacks import own_stacks, prepare
 from marketd.observe.vitals import Vitals, VitalsWatch
 from marketd.supervise.link import Link
 from marketd.supervise.messages import ActorSpec, DebugReport, LogSpec
+from marketd.trouble import Unreadable
 
 PULSE_S = 0.25
 OUTCOME_TIMEOUT_S = 2.0
@@ -37,10 +38,15 @@ log = structlog.get_logger("marketd.supervise.handle")
 
 
 class PulseReport(msgspec.Struct, frozen=True):
-    """A sign of life. ``statistics`` is the actor's own struct in MessagePack, empty when it has none."""
+    """A sign of life. ``statistics`` is the actor's own struct in MessagePack, empty when it has none; ``trouble``:
+    what it can't do at the moment, and why, empty if all is well; ``unread``: it could not attach to a feed of which it
+    was told, and wants to be told again.
+    """
 
     statistics: bytes
     vitals: Vitals
+    trouble: str = ""
+    unread: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -74,6 +80,8 @@ class ActorHandle:
         self.stopping = trio.Event()
         self._config = spec.config
         self._provider: Callable[[], msgspec.Struct] | None = None
+        self._troubles: Callable[[], Iterable[str]] = tuple
+        self._unreadable: Unreadable | None = None
         self._vitals = VitalsWatch()
 
     def config(self, type: type[T]) -> T:
@@ -88,6 +96,10 @@ class ActorHandle:
         """Send what ``provider()`` returns with every pulse from now on. If it raises, the actor fails."""
         self._provider = provider
 
+    def trouble(self, provider: Callable[[], Iterable[str]] = tuple, unreadable: Unreadable | None = None) -> None:
+        """Tell with every pulse from now on what can't be done at the moment, and why: a sentence each."""
+        self._troubles, self._unreadable = provider, unreadable
+
     async def ready(self, info: msgspec.Struct | None = None) -> None:
         """Tell the parent that the actor does its work from now on, and what there is to know about it."""
         self.link.release()
@@ -96,9 +108,12 @@ class ActorHandle:
 
     async def send_pulse(self) -> None:
         """Tell the parent how this process fares now."""
+        unread = self._unreadable.texts() if self._unreadable is not None else []
         report = PulseReport(
             statistics=b"" if self._provider is None else msgspec.msgpack.encode(self._provider()),
             vitals=self._vitals.read(),
+            trouble="; ".join(filter(None, [self._vitals.trouble, *unread, *self._troubles()])),
+            unread=bool(unread),
         )
         await self.link.notify("actor.pulse", report)
 

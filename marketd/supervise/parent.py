@@ -36,6 +36,8 @@ class Pulse:
     received_monotonic: float
     statistics: msgspec.Raw
     vitals: Vitals
+    trouble: str
+    unread: bool
 
 
 class Child:
@@ -166,7 +168,7 @@ class Child:
     async def _take_pulse(self, report: PulseReport) -> None:
         self._pulses += 1
         statistics = msgspec.Raw(report.statistics)
-        self.last_pulse = Pulse(time.monotonic(), statistics, report.vitals)
+        self.last_pulse = Pulse(time.monotonic(), statistics, report.vitals, report.trouble, report.unread)
         self.begun.set()
 
     async def _take_ready(self, info: msgspec.Raw) -> None:

@@ -27,7 +27,12 @@ def problems(
         unreached: the feeds that have not reached their venue yet, and why. An outage that comes later is no reason to
             take the other venues' clients away.
     """
-    found = [_sentence(service) for service in services if service.wanted and service.state not in _GOOD]
+    found = []
+    for service in services:
+        if service.wanted and service.state not in _GOOD:
+            found.append(_sentence(service))
+        elif service.name in gateways and service.trouble:  # then new clients are better off elsewhere
+            found.append(f"{service.name}: {service.trouble}")
     for feed in feeds:
         if feed.state not in _GOOD:
             continue

@@ -12,11 +12,10 @@ import structlog
 import trio
 
 from marketd.config import Config
-from marketd.errors import ActorError, ConfigError, RequestRefused, SegmentError
+from marketd.errors import ActorError, ConfigError, RequestRefused
 from marketd.rpc.messages import ReloadResult
 from marketd.supervise.messages import FeedDeclare
 from marketd.supervise.reload import ReloadPlan, plan
-from marketd.supervise.segments import make_segments, sweep
 from marketd.supervise.specs import gateway_settings, log_spec
 
 if TYPE_CHECKING:
@@ -68,8 +67,8 @@ class Reloader:
         """Read the configuration and apply it; return what has changed, once it has.
 
         Raises:
-            RequestRefused: ``invalid_config``, with all mistakes, or there is nothing to read or no room: the old
-                configuration holds on.
+            RequestRefused: ``invalid_config``, with all mistakes, or there is nothing to read: the old configuration
+                holds on.
         """
         if self._read is None:
             text = "this daemon was not started from a configuration file: there is nothing to read again"
@@ -115,7 +114,6 @@ class Reloader:
         feeds = made.feeds
         added = [name for name, change in feeds.items() if change == "added"]
         replaced = [name for name, change in feeds.items() if change == "replaced"]
-        self._make_room(made.config, added)
         # Each stops while what it was is still in the configuration: it might be started again in between.
         for name in [name for name, change in feeds.items() if change in ("removed", "replaced")]:
             await supervisor.remove_feed(name)
@@ -125,8 +123,6 @@ class Reloader:
         if "log" in made.parts:
             supervisor.levels.reset(log_spec(made.config))
             await supervisor.tell_levels()
-        for name in replaced:
-            self._make_room(made.config, [name])
         for name in (*added, *replaced):
             supervisor.add_feed(name)
             started.append(supervisor.feeds[name].service)
@@ -143,17 +139,6 @@ class Reloader:
         for service in restarted:
             service.restart()
         return [*started, *restarted]
-
-    def _make_room(self, config: Config, feeds: list[str]) -> None:
-        """Make the segments of feeds: all, or none."""
-        try:
-            for name in feeds:
-                make_segments(config, self._supervisor.paths, name)
-        except SegmentError as error:
-            for name in feeds:
-                sweep(self._supervisor.paths, name)
-            log.error("config.no_room", feeds=feeds, error=str(error))  # noqa: TRY400 - likewise
-            raise RequestRefused("unavailable", f"there is no room for the feed {', '.join(feeds)}: {error}") from error
 
     async def _declare(self, name: str) -> list[Service]:
         """Tell a live feed its instruments. If it does not listen it is restarted, and begins with them."""

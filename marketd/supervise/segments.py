@@ -14,15 +14,16 @@ from pathlib import Path
 
 from marketd.clock import SECOND_NS
 from marketd.config import Bars, Config
-from marketd.errors import InstanceRunningError
+from marketd.errors import InstanceRunningError, SegmentError
 from marketd.paths import Paths
 from marketd.periods import parse_activity, parse_period
-from marketd.ring import bars, doorbell, segment, table, writer
+from marketd.ring import bars, doorbell, layout, segment, table, writer
 from marketd.ring.steps import BAR_KIND_FIRST, STEPS
 from marketd.supervise.messages import SeriesInfo
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 OTHER_ROWS = 4096
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager
@@ -70,8 +71,12 @@ def make_segments(config: Config, paths: Paths, feed: str) -> None:
     """Make one feed's segments.
 
     Raises:
-        SegmentError: there is no room; some of them may be there.
+        SegmentError: there is no room, with what is needed and what there is; some of them may be there.
     """
+    needed_bytes, free_bytes = size_bytes(config, feed, paths), segment.free_bytes(paths.shm)
+    if needed_bytes > free_bytes:  # to try would take from others, for a moment, what is left
+        text = f"feed {feed} needs {needed_bytes:,} bytes in {paths.shm}, and {free_bytes:,} are free"
+        raise SegmentError(f"{text}: ring.rows and ring.instruments say how much it is")
     writer.create_ring(paths.segment(feed, "ring"), config.ring.rows)
     table.create_table(paths.segment(feed, "table"), config.ring.instruments)
     doorbell.create_bells(paths.segment(feed, "bells"))
@@ -86,6 +91,20 @@ def make_segments(config: Config, paths: Paths, feed: str) -> None:
     if series:
         writer.create_ring(paths.segment(feed, "steps"), config.bars.step_rows, STEPS)
         doorbell.create_bells(paths.segment(feed, "steps-bells"))
+
+
+def size_bytes(config: Config, feed: str, paths: Paths) -> int:
+    """Say how much memory a feed's segments take to begin with."""
+    series = series_of(config.bars, feed, paths)
+    sizes = [
+        layout.TICKS.ring_bytes(config.ring.rows),
+        table.table_bytes(config.ring.instruments),
+        layout.HEADER_BYTES,  # the doorbells'
+        *[layout.HEADER_BYTES for _ in series],
+    ]
+    if series:
+        sizes += [STEPS.ring_bytes(config.bars.step_rows), layout.HEADER_BYTES]
+    return sum(-(-size // PAGE_BYTES) * PAGE_BYTES for size in sizes)
 
 
 def series_of(config: Bars, feed: str, paths: Paths) -> list[SeriesInfo]:

@@ -9,16 +9,18 @@ import msgspec
 import structlog
 import trio
 
-from marketd.errors import ActorError
+from marketd.errors import ActorError, CannotStart, SegmentError
 from marketd.observe.vitals import Vitals
 from marketd.retry import RestartPolicy
 from marketd.rpc.messages import ActorStatus, FeedState
 from marketd.supervise.actor import Child, Tree
 from marketd.supervise.link import Link
 from marketd.supervise.messages import ActorSpec
+from marketd.trouble import Trouble
 
 READY_TIMEOUT_S = 30.0
 GRACE_S = 1.0
+MEANS_RETRY_S = 1.0
 
 R = TypeVar("R")
 
@@ -26,7 +28,15 @@ log = structlog.get_logger("marketd.supervise.service")
 
 
 def actor_status(
-    *, name: str, state: str, pid: int | None, restarts: int, uptime_s: float, vitals: Vitals, detail: str = ""
+    *,
+    name: str,
+    state: str,
+    pid: int | None,
+    restarts: int,
+    uptime_s: float,
+    vitals: Vitals,
+    detail: str = "",
+    trouble: str = "",
 ) -> ActorStatus:
     """Put together what an operator wants to know of a process."""
     return ActorStatus(
@@ -42,6 +52,7 @@ def actor_status(
         threads=vitals.threads,
         fds=vitals.fds,
         loop_lag_ms=vitals.loop_lag.quantile_ms(0.99),
+        trouble=trouble,
     )
 
 
@@ -59,6 +70,7 @@ class Service:
         changed: called after every change of ``state``.
         on_ready: called each time that an actor says it is ready, with what it said in ``child.info``.
         grace_s: how long the actor may take to stop when asked; then it is killed.
+        prepare: called before each start; tried again later if it raises SegmentError.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class Service:
         on_ready: Callable[[Child], None] = lambda child: None,
         grace_s: float = GRACE_S,
         policy: RestartPolicy | None = None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.state: FeedState = "starting"
@@ -89,6 +102,8 @@ class Service:
         self._wanted = True
         self._retired = False
         self._why_stopped = ""
+        self._prepare = prepare
+        self._means = Trouble(log, "service.waits", "service.goes_on", service=name)
         self._started_s = trio.current_time()
 
     @property
@@ -102,9 +117,16 @@ class Service:
             while self._wanted:
                 self._started_s = trio.current_time()
                 with trio.CancelScope() as self._life:  # a stop or a restart need not wait for what happens in there
-                    await self._rest(await self._live(tree))
+                    try:
+                        self._prepare()
+                        reason = await self._live(tree)
+                    except (CannotStart, SegmentError) as error:
+                        await self._wait_for_means(str(error))
+                    else:
+                        await self._rest(reason)
         finally:
             # A shield is not needed: by now the actor is gone and nothing below waits.
+            self._means.text = ""  # it is not what it waits for any more
             self._become("stopped", self._why_stopped)
             self.complete.set()
 
@@ -170,7 +192,22 @@ class Service:
             uptime_s=trio.current_time() - self._started_s,
             vitals=self.vitals,
             detail=self.detail,
+            trouble=self.trouble,
         )
+
+    @property
+    def trouble(self) -> str:
+        """What it can't do at the moment, and why: what keeps it from starting, or what its actor says of itself."""
+        if self._means.text:
+            return self._means.text
+        pulse = self.child.last_pulse if self.child is not None else None
+        return pulse.trouble if pulse is not None else ""
+
+    @property
+    def lacks_feeds(self) -> bool:
+        """Whether its actor could not attach to a feed of which it was told."""
+        pulse = self.child.last_pulse if self.child is not None else None
+        return pulse is not None and pulse.unread
 
     @property
     def vitals(self) -> Vitals:
@@ -179,10 +216,11 @@ class Service:
         return pulse.vitals if pulse is not None else Vitals()
 
     async def _live(self, tree: Tree) -> str:
-        """One life: return why it ended."""
+        """One life: return why it ended. Raises CannotStart: it could not begin."""
         try:
             async with tree.open_actor(self._make_spec(), self._handlers) as child:
                 self.child = child
+                self._means.end()
                 try:
                     await child.wait_ready(READY_TIMEOUT_S)
                     self._on_ready(child)
@@ -197,6 +235,14 @@ class Service:
             return str(error)
         finally:
             self.child = None
+
+    async def _wait_for_means(self, why: str) -> None:
+        """Wait a little for room, or descriptors: that is no death, and who has them may let go of them any time."""
+        self._means.begin(why)
+        if self.state != "down":
+            self._become("down", why)
+        self.detail = why
+        await trio.sleep(MEANS_RETRY_S)
 
     async def _rest(self, reason: str) -> None:
         """Wait before the next life as long as the policy says."""

@@ -91,6 +91,7 @@ GATEWAY_GRACE_S = 1.6
 HISTORY_GRACE_S = 5.0  # to write what is not on disk yet
 SEARCH_TIMEOUT_S = 5.0
 NOTIFY_TIMEOUT_S = 1.0
+TELL_AGAIN_S = 1.0
 CLOCKS_S = 2.0  # between two looks at what the feeds say of their venues' clocks
 FIND_TIMEOUT_S = 3.0
 SETTLE_TIMEOUT_S = 10.0
@@ -143,6 +144,7 @@ async def run(
                 nursery.start_soon(announcer.run)
                 nursery.start_soon(supervisor.watch_vitals)
                 nursery.start_soon(supervisor.watch_clocks)
+                nursery.start_soon(supervisor.watch_readers)
                 if exit_when_done:
                     nursery.start_soon(supervisor.stop_when_finished)
                 async with trio.open_nursery() as services:
@@ -153,7 +155,7 @@ async def run(
                     services.cancel_scope.cancel()
                 nursery.cancel_scope.cancel()
             statuses = supervisor.feed_statuses()
-        note_ends(paths, supervisor.feeds)
+        note_ends(paths, [name for name, feed in supervisor.feeds.items() if feed.has_room])
     log.info("daemon.stopped", instance=config.instance)
     return statuses
 
@@ -254,7 +256,7 @@ class Supervisor:
     # --- what comes and goes with the configuration ---
 
     def add_feed(self, name: str) -> None:
-        """Start a feed that is new in :attr:`config`; its segments are there."""
+        """Start a feed that is new in :attr:`config`, as soon as there is room for it."""
         feed = self.feeds[name] = self._feed_service(name)
         feed.begun = any(any(demand.subscriptions.values()) for demand in self._demands.values())
         self._nursery.start_soon(feed.service.keep, self._tree)
@@ -267,7 +269,8 @@ class Supervisor:
         """
         feed = self.feeds[name]
         await feed.retire("no longer configured")
-        note_ends(self.paths, [name])
+        if feed.has_room:
+            note_ends(self.paths, [name])
         del self.feeds[name]
         feed.close()
         sweep(self.paths, name)
@@ -419,7 +422,7 @@ class Supervisor:
 
     def feed_infos(self) -> list[FeedInfo]:
         """What readers of feeds need to know of them."""
-        return [feed.info() for feed in self.feeds.values()]
+        return [feed.info() for feed in self.feeds.values() if feed.has_room]
 
     # --- what the history manager may ask ---
 
@@ -463,9 +466,12 @@ class Supervisor:
         first = not self._addresses
         self._addresses = msgspec.msgpack.decode(child.info, type=GatewayReady).addresses
         self._listening.set()
-        whole = self.paths.addresses.with_suffix(".new")  # whoever waits for the file must not see half of it
-        whole.write_text(json.dumps(self._addresses))
-        whole.replace(self.paths.addresses)
+        try:
+            whole = self.paths.addresses.with_suffix(".new")  # whoever waits for the file must not see half of it
+            whole.write_text(json.dumps(self._addresses))
+            whole.replace(self.paths.addresses)
+        except OSError as error:  # no reason to end a daemon that serves
+            log.warning("addresses.unwritten", file=str(self.paths.addresses), error=str(error))
         log.info("daemon.ready", addresses=self._addresses)
         if first and self._on_ready is not None:
             self._on_ready(self._addresses)
@@ -546,6 +552,7 @@ class Supervisor:
             restarts=0,
             uptime_s=trio.current_time() - self._started_s,
             vitals=self._vitals.read(),
+            trouble=self._vitals.trouble,
         )
         return StatusResult(
             version=__version__,
@@ -595,6 +602,13 @@ class Supervisor:
             await trio.sleep(CLOCKS_S)
             self._clock.witness(max((feed.last_event_ns for feed in self.feeds.values()), default=0))
             self._clocks.look({feed.name: feed.clock for feed in self.feeds.values()})
+
+    async def watch_readers(self) -> None:
+        """Tell of the feeds again while anybody could not attach to one, for ever."""
+        while True:
+            await trio.sleep(TELL_AGAIN_S)
+            if any(service.lacks_feeds for service in self.services):
+                self.feeds_changed()
 
     def feed_statuses(self) -> list[FeedStatus]:
         """What an operator wants to know of each feed."""

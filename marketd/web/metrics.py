@@ -89,6 +89,8 @@ def _actors(actors: list[ActorStatus]) -> Iterator[Metric]:
     yield gauge("marketd_actor_resident_memory_bytes", "Of the process.", ["actor"], pairs, lambda a: a.rss_bytes)
     yield counter("marketd_actor_cpu_seconds", "User and system, of its present life.", ["actor"], pairs,
                    lambda actor: actor.cpu_s)  # fmt: skip
+    yield gauge("marketd_actor_trouble", "1 while it can't do part of its work; the status says why.", ["actor"], pairs,
+                lambda actor: int(bool(actor.trouble)))  # fmt: skip
     yield counter("marketd_actor_restarts", "How often it was replaced.", ["actor"], pairs, lambda a: a.restarts)
 
 

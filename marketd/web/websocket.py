@@ -36,7 +36,11 @@ async def conversation(websocket: WebSocket) -> None:
     if gateway.full:
         await websocket.close(TRY_AGAIN_LATER, "as many clients are connected as this daemon serves")
         return
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        await websocket.close(TRY_AGAIN_LATER, f"this daemon can serve no more clients now: {error.strerror}")
+        return
     prepare(theirs)
     client = websocket.client
     address = f"ws:{client.host}:{client.port}" if client is not None else "ws"

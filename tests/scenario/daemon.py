@@ -116,10 +116,12 @@ def running(
     wait: bool = True,
     environment: Mapping[str, str] | None = None,
     manager: ServiceManager | None = None,
+    shm: Path | None = None,
 ) -> Iterator[Daemon]:
     """Run a daemon with this TOML (less instance and gateway address, which are chosen here).
 
-    ``manager``: who starts it, as systemd would. Without a key ``http`` it serves none. Without a table ``[bars]`` it
+    ``manager``: who starts it, as systemd would. ``shm``: a folder that its processes see as ``/dev/shm``; needs the
+    right to mount. Without a key ``http`` it serves none. Without a table ``[bars]`` it
     makes none, and has no sampler: what is not about bars need not wait for them; without a table ``[history]`` it
     stores nothing. ``environment`` is added to ours.
     """
@@ -144,6 +146,9 @@ def running(
     path.write_text(f'instance = "{instance}"\n{text}')
     with (folder / "log").open("wb") as log:
         command = [sys.executable, "-m", "marketd", "run", "--config", str(path)]
+        if shm is not None:
+            become = 'mount --bind "$0" /dev/shm && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", become, str(shm), *command]
         process = subprocess.Popen(
             command if manager is None else manager.command(command),
             env=environment if manager is None else environment | manager.environment(),

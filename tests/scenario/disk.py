@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,6 +38,10 @@ class Disk:
     def fill(self) -> None:
         """See :func:`fill`."""
         fill(self.folder)
+
+    def leave(self, free_bytes: int) -> None:
+        """Let so much of it be free, when it is full."""
+        os.truncate(self.folder / FILLER, (self.folder / FILLER).stat().st_size - free_bytes)
 
     def free(self) -> None:
         """Make room again."""

@@ -19,6 +19,7 @@ from marketd.client import connect
 from marketd.model import GapReason
 from tests.conftest import PROJECT
 from tests.scenario.daemon import Daemon, running, wait_for
+from tests.scenario.disk import small_disk
 
 TWO_FEEDS = """
 [ring]
@@ -293,17 +294,12 @@ def test_idle_actors_import_only_what_they_use(tmp_path: Path) -> None:
 
 
 def test_full_shared_memory_is_said_before_anything_starts(tmp_path: Path) -> None:
-    total_rows = psutil.disk_usage("/dev/shm").total // 72
-    power = 1
-    while power <= total_rows:
-        power *= 2
-    if power > 1 << 28:
-        pytest.skip("the largest ring that the configuration allows fits this machine")
-    with running(tmp_path, f'[ring]\nrows = {power}\n[feeds.sim]\nbackend = "sim"\n', wait=False) as daemon:
+    config = '[feeds.sim]\nbackend = "sim"\n'
+    with small_disk(tmp_path / "shm", 4) as disk, running(tmp_path, config, wait=False, shm=disk.folder) as daemon:
         assert daemon.process.wait(20) not in (0, None)
-        assert "/dev/shm" in daemon.log
+        assert "feed sim needs 92,286,976 bytes in /dev/shm, and 4,194,304 are free" in daemon.log
         assert "Traceback" not in daemon.log
-        assert daemon.paths.segments() == []
+        assert list(disk.folder.iterdir()) == []
 
 
 def _sum_rows(daemon: Daemon) -> int:

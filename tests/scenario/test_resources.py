@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -132,12 +133,12 @@ def check_bars(store: Path, since_ns: int) -> None:
             assert span.state is State.COMPLETE, span
 
 
-def check_store(store: Path) -> None:
+def check_store(store: Path, names: Collection[str] = NAMES) -> None:
     """Nothing that is stored is damaged."""
     assert not (store / "quarantine").exists()
     with open_storage_client(store) as opened:
         found = opened.series()
-        assert {series.fqme for series in found} == set(NAMES)
+        assert {series.fqme for series in found} == set(names)
         for series in found:
             assert opened.check(series) == []
 

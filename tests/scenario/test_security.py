@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 import trio
 
 from marketd.client import CannotConnect, RequestError, connect, open_client
+from marketd.errors import ConfigError
 from marketd.gateway.guard import LOOK_EVERY_S
 from marketd.rpc import messages
 from marketd.security import tokens
@@ -192,6 +194,27 @@ async def test_a_damaged_file_changes_nothing_and_is_told(damage: str, tmp_path:
         await client.told("notice")
         text = "".join(seen)
         assert not any(secret in text for secret in TEXTS.values())
+
+
+async def test_a_file_that_can_not_be_opened_for_want_of_descriptors_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a token that was revoked meanwhile would be good for ever."""
+    read, tried = tokens.load, 0
+
+    def none_left(path: Path) -> list[Token] | None:
+        nonlocal tried
+        tried += 1
+        if tried < 3:
+            raise ConfigError("it can't be read") from OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return read(path)
+
+    async with guarded(tmp_path, *ALL) as (gateway, _):
+        client = await hello(gateway, "reader")
+        monkeypatch.setattr(tokens, "load", none_left)
+        tokens.save(tmp_path / "tokens.json", [token("historian", "history")])
+        assert "was revoked" in (await client.told("notice"))["message"]
+        assert tried == 3
 
 
 # --- what each may do ---
@@ -647,6 +670,26 @@ async def test_the_client_in_javascript_speaks_tls_and_shows_its_token(tmp_path:
                 capture_stdout=True, env=os.environ | {"NODE_EXTRA_CA_CERTS": ca_file},
             )  # fmt: skip
             assert done.stdout.split() == [b"status", b"unauthorized", b"forbidden"]
+
+
+async def test_a_client_for_which_no_descriptors_are_left_is_cut_and_others_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca_file = certificates.ca_file(tmp_path)
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with encrypted(tmp_path) as (gateway, _):
+        first = await blocking(gateway.address, ca_file=ca_file, token=TEXTS["reader"])
+        monkeypatch.setattr("marketd.gateway.actor.socket.socketpair", none_left)
+        with pytest.raises(CannotConnect):
+            await blocking(gateway.address, ca_file=ca_file, token=TEXTS["reader"])
+        monkeypatch.undo()
+        second = await blocking(gateway.address, ca_file=ca_file, token=TEXTS["reader"])
+        for client in (first, second):
+            assert await trio.to_thread.run_sync(client.ping) < 5
+            await trio.to_thread.run_sync(client.close)
 
 
 async def test_old_tls_and_half_a_handshake_get_nowhere(tmp_path: Path) -> None:

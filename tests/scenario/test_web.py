@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import io
 import itertools
@@ -79,6 +80,26 @@ async def open_websocket(harness: Harness, **headers: str) -> AsyncIterator[RawC
     pairs = [(name, value.encode()) for name, value in headers.items()]
     async with open_websocket_url(url, extra_headers=pairs, max_message_size=1 << 24) as websocket:
         yield RawClient(MessageStream(websocket))  # type: ignore[arg-type]
+
+
+async def test_websocket_for_which_no_descriptors_are_left_is_told_to_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    feed = FakeFeed(tmp_path, "sim")
+    async with open_gateway(feed, http=True) as harness:
+        monkeypatch.setattr("marketd.web.websocket.socket.socketpair", none_left)
+        async with open_websocket(harness) as client:
+            websocket: WebSocketConnection = client.stream.websocket  # type: ignore[attr-defined]
+            with pytest.raises(ConnectionClosed) as closed:
+                await websocket.get_message()
+            assert closed.value.reason.code == 1013
+            assert closed.value.reason.reason.endswith("Too many open files")
+        monkeypatch.undo()
+        async with open_websocket(harness) as client:
+            assert (await client.call("hello", client="page"))["row_bytes"] == layout.ROW_BYTES
 
 
 async def test_conversation_over_websocket_is_that_over_tcp(tmp_path: Path) -> None:

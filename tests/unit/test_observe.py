@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog.testing
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from marketd.feed.meters import Meters
 from marketd.model import Flag, GapReason, Kind
 from marketd.observe.histogram import BOUNDS_NS, Histogram, HistogramReport, Sampled, merged
-from marketd.observe.vitals import FILES_EVERY, VitalsWatch
+from marketd.observe.vitals import CALM_AFTER, FILES_EVERY, VitalsWatch
 from marketd.ring import layout
 
 DELAYS = st.lists(st.integers(-(10**12), 10**12), max_size=50)
@@ -135,5 +136,16 @@ def test_process_without_descriptors_tells_its_figures_as_they_were(monkeypatch:
         after = watch.read()
         assert (after.rss_bytes, after.threads, after.fds) == (before.rss_bytes, before.threads, before.fds)
         assert after.cpu_s >= before.cpu_s
+        assert watch.trouble.startswith("no file descriptor is left of ")
+        watch.read()
+        # Over only once there have been some for a while: where clients come and go it would be told without end.
+        monkeypatch.undo()
+        for _ in range(CALM_AFTER - 1):
+            watch.read()
+        assert watch.trouble
+        watch.read()
+        assert not watch.trouble
 
-    trio.run(main)
+    with structlog.testing.capture_logs() as told:
+        trio.run(main)
+    assert [line["event"] for line in told] == ["descriptors.none_left", "descriptors.left_again"]

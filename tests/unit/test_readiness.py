@@ -19,6 +19,7 @@ class FakeService:
     state: str = "live"
     detail: str = ""
     wanted: bool = True
+    trouble: str = ""
 
 
 def feed(name: str, state: Any = "live", epoch: int = 7) -> FeedInfo:
@@ -45,6 +46,11 @@ def test_daemon_is_ready_when_all_feeds_are_live_and_read() -> None:
 def test_what_is_not_live_is_named_with_its_reason(state: str) -> None:
     services = [FakeService("feed.a", state, "killed"), FakeService("history", state)]
     assert found([feed("a", state)], services) == [f"feed a is {state}: killed", f"history is {state}"]
+
+
+def test_trouble_is_a_reason_where_it_keeps_clients_out() -> None:
+    services = [FakeService("history", trouble="the disk is full"), FakeService("gateway", trouble="no descriptors")]
+    assert found([], services, {"gateway": {}}) == ["gateway: no descriptors"]
 
 
 def test_what_was_stopped_on_purpose_is_no_reason() -> None:

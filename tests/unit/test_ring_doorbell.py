@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -42,6 +43,44 @@ async def test_sleeping_readers_are_all_woken(path: Path):
             box.full = True
             bells.ring()
     assert [(bell.slot, bell.sleeps, bell.late) for bell in sleepers] == [(0, 1, 0), (1, 1, 0), (2, 1, 0)]
+
+
+def _none_left(*_: object) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_writer_without_descriptors_goes_on_and_the_reader_finds_the_data_by_itself(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bells, bell, box = Bells(path), Bell(path), Box()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bell.wait, box.ready)
+            await trio.testing.wait_all_tasks_blocked()
+            monkeypatch.setattr(os, "open", _none_left)
+            box.full = True
+            bells.ring()
+            monkeypatch.undo()
+    assert bell.late == 1
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("call", ["open", "mkfifo"])
+def test_reader_that_can_not_open_its_bell_says_so_and_leaves_the_slot_free(
+    call: str, path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = open_files()
+    monkeypatch.setattr(os, call, _none_left)
+    with pytest.raises(SegmentError, match="Too many open files"):
+        Bell(path)
+    monkeypatch.undo()
+    assert open_files() == before
+    bell = Bell(path)
+    assert bell.slot == 0
+    bell.close()
 
 
 async def test_reader_that_finds_data_does_not_sleep(path: Path):

@@ -13,9 +13,11 @@ import trio
 import trio.testing
 
 from marketd.config import Bars, Config, History, Ring
+from marketd.errors import SegmentError
 from marketd.paths import Paths
+from marketd.ring import segment
 from marketd.supervise.messages import ActorSpec, FeedInfo
-from marketd.supervise.segments import open_segments
+from marketd.supervise.segments import make_segments, open_segments, size_bytes
 from marketd.supervise.specs import addresses_for_gateway
 from marketd.supervise.supervisor import Supervisor
 
@@ -94,3 +96,27 @@ def test_a_gateways_successor_listens_where_it_did_and_in_the_same_way():
     announced = ["127.0.0.1:1", "tls://0.0.0.0:2", "unix:/run/x", "http://127.0.0.1:3", "https://[::]:4"]
     assert addresses_for_gateway(announced) == (announced[:3], ["127.0.0.1:3", "tls://[::]:4"])
     assert addresses_for_gateway([]) == ([], [])
+
+
+def test_what_a_feed_needs_is_what_its_segments_take(tmp_path: Path) -> None:
+    paths = Paths("sized", tmp_path, tmp_path, tmp_path, shm=tmp_path / "shm")
+    paths.shm.mkdir()
+    config = Config(
+        feeds={"sim": {"backend": "sim"}},
+        ring=Ring(rows=1024, instruments=5),
+        bars=Bars(periods=["1s", "1m"], step_rows=1024, activity={"*": ["100t"]}),
+    )
+    make_segments(config, paths, "sim")
+    assert size_bytes(config, "sim", paths) == sum(path.stat().st_blocks * 512 for path in paths.segments())
+
+
+def test_feed_for_which_there_is_no_room_says_how_much_it_needs_and_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths("full", tmp_path, tmp_path, tmp_path, shm=tmp_path / "shm")
+    paths.shm.mkdir()
+    monkeypatch.setattr(segment, "free_bytes", lambda folder: 4096)
+    config = Config(feeds={"sim": {"backend": "sim"}}, ring=Ring(rows=1024, instruments=5), bars=Bars(periods=[]))
+    with pytest.raises(SegmentError, match=r"feed sim needs 94,208 bytes in .*/shm, and 4,096 are free"):
+        make_segments(config, paths, "sim")
+    assert paths.segments() == []
