@@ -94,6 +94,7 @@ async def test_positions_of_unsubscribe_are_those_of_the_last_row(tmp_path: Path
 
 
 async def test_two_feeds_come_side_by_side_and_a_flood_of_one_does_not_starve_the_other(tmp_path: Path) -> None:
+    """B18: one stream for all feeds, in one loop, and none of them waits for another."""
     flood, quiet = FakeFeed(tmp_path, "flood", 1 << 17, 1), FakeFeed(tmp_path, "quiet", 1024, 1)
     async with open_gateway(flood, quiet) as gateway:
         client = await gateway.connect()
@@ -292,7 +293,7 @@ async def test_positions_of_feeds_that_are_not_read_are_ignored_with_a_notice(tm
 
 
 async def test_instrument_that_matches_a_glob_joins_before_its_first_row(tmp_path: Path) -> None:
-    """R36: what a client is told is always the full name, with the backend."""
+    """B16, R36: what a client is told is always the full name, with the backend."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 1)) as gateway:
         client = await gateway.connect()
         number = (await client.call("subscribe", instruments=["*.SIM"]))["subscription"]
@@ -440,7 +441,7 @@ async def test_feed_that_was_replaced_goes_on_in_the_same_stream(tmp_path: Path)
 
 
 async def test_latest_begins_with_the_state_and_merges_what_follows(tmp_path: Path) -> None:
-    """R37: the newest row of each kind is there without a walk through the others, and none is lost in the counts."""
+    """B20, R37: the newest of each kind is there without a walk through the others, and none is lost in the counts."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 3)) as gateway:
         feed.quote(1, 1.0)
         feed.quote(1, 2.0)
@@ -468,7 +469,7 @@ async def test_latest_begins_with_the_state_and_merges_what_follows(tmp_path: Pa
 
 
 async def test_latest_keeps_to_its_rate_over_all_its_instruments(tmp_path: Path) -> None:
-    """R38: the rate is that of the subscription and not of each of its instruments."""
+    """B19, R38: the rate is that of the subscription and not of each of its instruments."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1 << 14, 50)) as gateway:
         client = await gateway.connect()
         await client.call("subscribe", instruments=["*"], contract="latest", rate_hz=10)
@@ -580,7 +581,7 @@ async def test_latest_that_resumes_is_told_when_states_may_have_changed_unseen(t
 
 
 async def test_client_that_vanishes_in_the_middle_does_not_disturb_the_others(tmp_path: Path) -> None:
-    """R12, R32: the others get every row, the one that is gone is forgotten, and the feed is still read."""
+    """B12, R12, R32: the others get every row, the one that is gone is forgotten, and the feed is still read."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1 << 15, 1)) as gateway:
         stays, goes, throttled = [await gateway.connect() for _ in range(3)]
         for client in (stays, goes):
