@@ -283,7 +283,7 @@ class Subscription:
         feed = follow.feed
         if follow.told < len(follow.choice.ids):
             self._take_instruments(follow, batch)
-        if follow.info is not feed.info:
+        if follow.info is not feed.info and feed.retired_s is None:
             self._take_info(follow, batch)
         if follow.resume_gap is not None:
             batch.add(encode_notification("gap", follow.resume_gap))
@@ -309,6 +309,9 @@ class Subscription:
             self._take_advance(follow, batch)
         if follow.replay_to and follow.cursor >= follow.replay_to:
             self._take_replay_completed(follow, batch)
+        if feed.retired_s is not None and follow.info is not feed.info and follow.cursor >= feed.head:
+            self._take_advance(follow, batch)
+            self._take_info(follow, batch)  # that it has gone is the last that is heard of it
         if follow.forming is not None and now_s >= follow.due_s:
             self._take_forming(follow, follow.forming, batch, now_s)
 
@@ -445,6 +448,9 @@ class Subscription:
             self._take_advance(follow, batch)
 
     def _add_latest(self, follow: Follow, batch: Batch, rows: NDArray[np.void], merged: list[int]) -> None:
+        if self.format == "columns" and not len(rows):
+            self._take_advance(follow, batch)
+            return
         first, last = follow.sent + 1, follow.cursor
         where = (self.id, follow.feed.name, follow.feed.epoch)
         batch.rows += len(rows)

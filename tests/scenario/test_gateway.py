@@ -374,6 +374,16 @@ async def test_update_adds_and_removes_from_where_the_stream_stands(tmp_path: Pa
         assert await read_to(client, 18) == [10, 13, 16]
 
 
+async def test_what_is_added_and_removed_in_one_update_is_there_afterwards(tmp_path: Path) -> None:
+    """As a client keeps it for the next connection: what it had goes, then what is new comes."""
+    async with open_gateway(FakeFeed(tmp_path, "sim", 1024, 3)) as gateway:
+        client = await gateway.connect()
+        number = (await client.call("subscribe", instruments=["i1/usd.sim", "i2*"]))["subscription"]
+        change = {"add": ["i1/usd.sim", "i2*"], "remove": ["i2*", "i1usd.sim"]}
+        answer = await client.call("update", subscription=number, **change)
+        assert answer["feeds"][0]["instruments"] == {1: "i1/usd.sim", 2: "i2/usd.sim"}
+
+
 async def test_rows_that_were_passed_over_are_looked_at_again_for_what_is_added(tmp_path: Path) -> None:
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 2)) as gateway:
         client = await gateway.connect()
@@ -504,6 +514,18 @@ async def test_latest_in_columns_has_the_same_ranges_and_counts(tmp_path: Path) 
             ("trade", 2, 2, [1]),
         ]
         assert found[1]["columns"]["price"] == [2.0]
+
+
+@pytest.mark.parametrize("form", ["rows", "columns"])
+async def test_latest_without_any_state_says_how_far_it_is(tmp_path: Path, form: str) -> None:
+    """Who resumes from there has missed nothing."""
+    async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 2)) as gateway:
+        for _ in range(5):
+            feed.trade(1)
+        client = await gateway.connect()
+        await client.call("subscribe", instruments=["i2/usd.sim"], contract="latest", format=form)
+        message = await client.told(form)
+        assert (message["cursor_first"], message["cursor_last"]) == (1, 5)
 
 
 async def test_paused_latest_tells_the_newest_state_when_it_goes_on(tmp_path: Path) -> None:
