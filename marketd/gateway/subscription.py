@@ -59,7 +59,8 @@ class Follow:
         resume_gap: what is to be told about the position that the client wanted to resume from.
         fresh: after that, how the instruments stand is to be told.
         past: where it stands while it reads the log, and nothing of the ring.
-        silent: rows were passed over, and the client should hear that it is further on.
+        silent: the client should hear more although no row has come: how far it is, since rows were passed over, or
+            the states of instruments that were added.
         seen: for `latest`, what was told; None until the snapshot was.
         due_s: when the next message of states, the next frame, or the next of forming bars may go out.
         goal: of frames, up to where the one that is under way reaches.
@@ -187,7 +188,7 @@ class Subscription:
         if follow.past is not None:
             return math.inf
         due_s = math.inf if follow.forming is None else follow.due_s
-        if follow.cursor >= follow.feed.head:
+        if follow.cursor >= follow.feed.head and not (follow.silent and self.paced(follow)):
             return due_s
         if self.paced(follow) or (self.framed(follow) and follow.cursor >= follow.goal):
             return min(due_s, follow.due_s)
@@ -246,6 +247,7 @@ class Subscription:
                 continue  # the end of it goes to who wanted it
             if follow.seen is not None:
                 follow.seen.move(follow.choice, choices[name])
+                follow.silent = True  # what is added has a state, also where nothing changes any more
             follow.choice = choices[name]
             # Rows that the old selection passed over may be rows of the new one.
             follow.cursor = follow.sent

@@ -561,6 +561,25 @@ async def test_latest_of_an_added_instrument_comes_with_its_state(tmp_path: Path
         assert message["data"]["v0"][message["data"]["instrument"] == 2].tolist() == [2.0]
 
 
+@pytest.mark.parametrize("form", ["rows", "columns"])
+async def test_latest_of_an_added_instrument_is_told_though_nothing_changes_any_more(tmp_path: Path, form: str) -> None:
+    """Its market may be shut; the rate holds all the same."""
+    async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 2)) as gateway:
+        feed.quote(1, 1.0)
+        feed.quote(2, 2.0)
+        client = await gateway.connect()
+        wish = {"contract": "latest", "rate_hz": 5, "format": form}
+        answer = await client.call("subscribe", instruments=["i1/*"], **wish)
+        await client.told(form)
+        told_s = trio.current_time()
+        await client.call("update", subscription=answer["subscription"], add=["i2/*"])
+        message = await client.told(form)
+        assert trio.current_time() - told_s > 0.15
+        rows = np.frombuffer(message["data"], layout.ROW) if form == "rows" else message["columns"]
+        assert list(rows["instrument"]) == [2]
+        assert (message["cursor_last"], message["merged"]) == (2, [1])
+
+
 async def test_latest_survives_a_flood_and_says_so_if_it_had_to_skip(tmp_path: Path) -> None:
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 256, 4)) as gateway:
         client = await gateway.connect()
