@@ -361,9 +361,15 @@ class ClientProtocol:
         self.reopen()
 
     def _opened(self, subscription: Subscription, call: Call, answer: messages.SubscribeResult) -> None:
-        if subscription.state is State.ENDED:
-            if call.method == "subscribe":
-                self.request("unsubscribe", messages.UnsubscribeParams(answer.subscription))
+        ended = subscription.state is State.ENDED
+        if call.method == "subscribe" and (ended or not subscription.wanted or call.asked is not subscription.params):
+            self.request("unsubscribe", messages.UnsubscribeParams(answer.subscription))
+            if not ended:
+                # It was changed while it was being opened. That is rare, and opening it once more is always right.
+                subscription.state = State.LOST
+                self.reopen()
+            return
+        if ended:
             return
         if call.method == "update":
             subscription.updated(cast(messages.UpdateParams, call.params), answer)
@@ -372,11 +378,6 @@ class ClientProtocol:
         if subscription.state is State.LIVE:
             self._live[answer.subscription] = subscription
         self._changed.add(subscription)
-        if call.method == "subscribe" and (not subscription.wanted or call.asked is not subscription.params):
-            # It was changed while it was being opened. That is rare, and opening it once more is always right.
-            self._close_at_server(subscription)
-            subscription.state = State.LOST
-            self.reopen()
 
     def _refuse(self, call: Call, body: messages.ErrorBody) -> None:
         code = _code(body)

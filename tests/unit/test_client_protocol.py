@@ -252,6 +252,28 @@ def test_feed_that_is_removed_while_the_connection_is_broken_is_not_missed() -> 
     ]
 
 
+def test_feed_that_is_removed_while_the_stream_is_opened_again_is_not_missed() -> None:
+    """The answer that was on its way has that feed still."""
+    world = World({"fake": FakeFeed(), "other": FakeFeed("other", 7, {1: "btc/usd.other"})})
+    talk = Talk(world)
+    stream = talk.subscribe("*.fake", "*.other")
+    talk.client.connection_lost("cut")
+    talk.server = FakeProtocol(world)
+    talk.client.connection_made()
+    talk.client.receive_data(talk.server.receive(talk.client.data_to_send()))
+    answer = talk.server.receive(talk.client.data_to_send())
+    assert talk.client.update(stream, messages.UpdateParams(0, remove=["*.other"])) is None
+    talk.client.receive_data(answer)
+    talk.exchange()
+    world.feeds["other"].append(Kind.TRADE)
+    talk.client.update(stream, messages.UpdateParams(0, ["*.other"]))
+    talk.exchange()
+    world.feeds["other"].append(Kind.TRADE)
+    talk.exchange()
+    frames = [frame for frame in taken(stream) if frame.epoch]
+    assert [(frame.kind, frame.cursor_first, frame.cursor_last) for frame in frames] == [("trade", 2, 2)]
+
+
 def test_feed_that_is_away_during_an_update_is_still_missed() -> None:
     """It comes back as another epoch, and what the old one had is lost: that is told."""
     world = World({"fake": FakeFeed(), "other": FakeFeed("other", 7, {1: "btc/usd.other"})})
