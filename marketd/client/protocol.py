@@ -204,12 +204,12 @@ class ClientProtocol:
     @property
     def refused(self) -> bool:
         """Whether some stream waits for :meth:`retry`."""
-        return any(subscription.state is State.REFUSED for subscription in self.subscriptions)
+        return any(each.state is State.REFUSED and each.wanted for each in self.subscriptions)
 
     def retry(self) -> None:
         """Ask again for the streams that the server would not have back."""
         for subscription in self.subscriptions:
-            if subscription.state is State.REFUSED:
+            if subscription.state is State.REFUSED and subscription.wanted:
                 self._subscribe(subscription)
 
     def _subscribe(self, subscription: Subscription, timeout_s: float | None = None) -> Call:
@@ -353,14 +353,23 @@ class ClientProtocol:
         for call in [call for call in self._calls.values() if call.method != "hello"]:
             if call.subscription is not None and call.subscription.error is not None:
                 self._finish(call, error=call.subscription.error)
+            elif call.subscription is not None and not call.subscription.wanted:
+                call.subscription.state = State.LOST  # it was changed meanwhile, and is asked for when it is wanted
+                del self._calls[call.id]
             else:
                 self._send(call)
         self.reopen()
 
     def _opened(self, subscription: Subscription, call: Call, answer: messages.SubscribeResult) -> None:
-        if subscription.state is State.ENDED:
-            if call.method == "subscribe":
-                self.request("unsubscribe", messages.UnsubscribeParams(answer.subscription))
+        ended = subscription.state is State.ENDED
+        if call.method == "subscribe" and (ended or not subscription.wanted or call.asked is not subscription.params):
+            self.request("unsubscribe", messages.UnsubscribeParams(answer.subscription))
+            if not ended:
+                # It was changed while it was being opened. That is rare, and opening it once more is always right.
+                subscription.state = State.LOST
+                self.reopen()
+            return
+        if ended:
             return
         if call.method == "update":
             subscription.updated(cast(messages.UpdateParams, call.params), answer)
@@ -369,11 +378,6 @@ class ClientProtocol:
         if subscription.state is State.LIVE:
             self._live[answer.subscription] = subscription
         self._changed.add(subscription)
-        if call.method == "subscribe" and (subscription.paused or call.asked is not subscription.params):
-            # It was changed while it was being opened. That is rare, and opening it once more is always right.
-            self._close_at_server(subscription)
-            subscription.state = State.LOST
-            self.reopen()
 
     def _refuse(self, call: Call, body: messages.ErrorBody) -> None:
         code = _code(body)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from marketd.client.frames import Frame, Source
 from marketd.client.sources import ColumnsSource, EventSource, RowsSource, columns_of, is_forming, snapshot_sources
-from marketd.fqme import is_glob
+from marketd.fqme import glob_pattern, is_glob
 from marketd.ring import layout
 from marketd.rpc import messages
 from marketd.rpc.messages import Position
@@ -40,6 +41,20 @@ class State(enum.Enum):
     ENDED = enum.auto()
 
 
+class Place(NamedTuple):
+    """Between two messages: from there on a stream stands elsewhere in a feed; nowhere, if it reads it no more."""
+
+    feed: str
+    position: Position | None
+
+    def move(self, positions: dict[str, Position]) -> None:
+        """Note it among a stream's positions."""
+        if self.position is None:
+            positions.pop(self.feed, None)
+        else:
+            positions[self.feed] = self.position
+
+
 class Subscription:
     """What the client knows of one stream. Not to be used by two tasks at once."""
 
@@ -56,11 +71,12 @@ class Subscription:
         self._delivered = dict(params.resume)
         self._names: dict[str, tuple[int, dict[int, str]]] = {}
         self._kinds = layout.KIND_NAMES
-        self._sources: deque[Source] = deque()
+        self._sources: deque[Source | Place] = deque()
         self._source: Source | None = None  # the one whose frames are being taken
         self._frames: Iterator[Frame] = iter(())
         self._frame: Frame | None = None
         self._told_lost = False
+        self._removed = False  # instruments, since the server's last answer
         self._replayed: set[str] = set()
 
     # --- the reader's side ------------------------------------------------------------------------------------------
@@ -80,17 +96,21 @@ class Subscription:
             if self._source.epoch and not self._source.forming:
                 self._delivered[self._source.feed] = Position(self._source.epoch, self._source.cursor_last)
             self._source = self._frame = None
-        if not self._sources:
-            return False
-        self._source = self._sources.popleft()
-        self.buffered_bytes -= self._source.size_bytes
-        self._frames = self._source.frames()
-        return True
+        while self._sources:
+            source = self._sources.popleft()
+            if isinstance(source, Place):
+                source.move(self._delivered)
+                continue
+            self._source = source
+            self.buffered_bytes -= source.size_bytes
+            self._frames = source.frames()
+            return True
+        return False
 
     @property
     def empty(self) -> bool:
         """Whether no message waits to be read."""
-        return not self._sources
+        return all(isinstance(source, Place) for source in self._sources)
 
     @property
     def between_messages(self) -> bool:
@@ -108,6 +128,11 @@ class Subscription:
         reached = dict(self._delivered)
         if self._frame is not None and self._frame.epoch and not self._frame.forming:
             reached[self._frame.feed] = Position(self._frame.epoch, self._frame.cursor_last)
+        if self.between_messages:
+            for source in self._sources:
+                if not isinstance(source, Place):
+                    break
+                source.move(reached)
         return reached
 
     @property
@@ -130,10 +155,8 @@ class Subscription:
         return msgspec.structs.replace(self.params, resume=dict(self._received))
 
     def updated(self, change: messages.UpdateParams, result: messages.SubscribeResult) -> None:
-        """Take the server's answer to an update. Nothing is missed any more of feeds that do not belong to it now."""
+        """Take the server's answer to an update."""
         self.changed(change)
-        feeds = {feed.name for feed in result.feeds}
-        self._received = {feed: position for feed, position in self._received.items() if feed in feeds}
         if self.state is State.LIVE:  # else it was closed meanwhile, and is opened again as it is wanted by now
             self.opened(result)
 
@@ -144,14 +167,30 @@ class Subscription:
         self.result = result
         # A daemon has one list of series for all feeds. Frames keep the names of the one that they came from.
         self._kinds = layout.KIND_NAMES
+        if self._removed:
+            self._removed = False
+            self._forget(self._received.keys() - {feed.name for feed in result.feeds})
         for feed in result.feeds:
             self._learn(feed.name, feed.epoch, feed.instruments, feed.kinds)
-            start = Position(feed.epoch, feed.cursor)
-            self._received.setdefault(feed.name, start)
-            self._delivered.setdefault(feed.name, start)
+            if feed.name in self._received:
+                continue
+            self._received[feed.name] = start = Position(feed.epoch, feed.cursor)
+            if self._delivered.setdefault(feed.name, start) is not start:  # it was read before, and not for a while
+                self._sources.append(Place(feed.name, start))
         if self._told_lost:
             self._told_lost = False
             self.tell("reconnected")
+
+    def _forget(self, feeds: Iterable[str]) -> None:
+        """Miss nothing any more of feeds that the server does not read for it now, unless they are only away."""
+        names = {_key(name) for name in self.params.instruments}
+        globs = [glob_pattern(name) for name in names if is_glob(name)]
+        for feed in feeds:
+            _, known = self._names.get(feed, (0, {}))
+            if any(_key(name) in names or any(glob.match(name) for glob in globs) for name in known.values()):
+                continue
+            del self._received[feed]
+            self._sources.append(Place(feed, None))
 
     def lost(self, reason: str, *, asked: bool) -> None:
         """Note that the connection broke; ``asked``: whether there is a request that opens it again."""
@@ -166,11 +205,17 @@ class Subscription:
     @property
     def reopens(self) -> bool:
         """Whether it should be asked for as soon as that is possible."""
-        return not self.paused and (self.state is State.LOST or (self.state is State.PARKED and self.empty))
+        return self.wanted and (self.state is State.LOST or (self.state is State.PARKED and self.empty))
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to come. A stream may be without instruments for a while, but is not opened so."""
+        return bool(self.params.instruments) and not self.paused
 
     def changed(self, change: messages.UpdateParams) -> None:
         """Note a change that the server has made, for the next time that it's asked for."""
         removed = {_key(name) for name in change.remove}
+        self._removed = self._removed or bool(removed)
         kept = [name for name in self.params.instruments if _key(name) not in removed]
         added = [name for name in change.add if name not in kept]
         rate_hz = self.params.rate_hz if change.rate_hz is None else change.rate_hz

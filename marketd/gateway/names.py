@@ -91,7 +91,7 @@ async def suggest(feeds: Feeds, unknown: Iterable[str], permits: Callable[[str],
     for name in unknown:
         wanted = name.strip().lower()
         candidates: list[str] = []
-        for feed in feeds.by_name.values():
+        for feed in list(feeds.by_name.values()):
             candidates += filter(permits, _alike(wanted, feed.names))
             await trio.lowlevel.checkpoint()
         close |= dict.fromkeys(difflib.get_close_matches(wanted, candidates[:CANDIDATES_MAX], n=3, cutoff=0.5))

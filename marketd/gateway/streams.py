@@ -48,6 +48,8 @@ async def subscribe(session: Session, params: messages.SubscribeParams, _request
     without_match = await unmatched(feeds, selection)
     choices = await feeds.choose(selection, states=params.contract == "latest" or params.snapshot)
     starts = await _replay_starts(session, params, selection, choices)
+    # That took a while, and a feed that came meanwhile was told to those alone who had subscribed by then.
+    choices = await feeds.choose(selection, states=params.contract == "latest" or params.snapshot)
 
     if not rights.usage.room_for_subscription:
         limit = rights.usage.quotas.subscriptions
@@ -82,7 +84,7 @@ async def _replay_starts(
     """Find out which feeds' recorded ticks are to come first, and from where."""
     starts = {}
     if params.contract != "latest":
-        for name, feed in session.gateway.feeds.by_name.items():
+        for name, feed in list(session.gateway.feeds.by_name.items()):
             if name in choices and feed.concerns(choices[name]):
                 start = await find_start(session, feed, selection, params.resume.get(name), params.from_ns)
                 if start is not None:
@@ -107,8 +109,8 @@ async def update(session: Session, params: messages.UpdateParams, _request: Requ
             key="params.remove",
             unknown=strangers,
         )
-    names = (selection.names | await resolve(feeds, add_names, session.gateway.carry, session.rights)) - known
-    globs = (selection.globs | add_globs) - remove_globs
+    names = (selection.names - known) | await resolve(feeds, add_names, session.gateway.carry, session.rights)
+    globs = (selection.globs - remove_globs) | add_globs
     _check_size(session, len(names) + len(globs) - _size(subscription), len(globs))
     selection = feeds.selections.intern(names, globs, selection.kinds, selection.within)
     without_match = await unmatched(feeds, selection)

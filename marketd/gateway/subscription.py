@@ -59,7 +59,8 @@ class Follow:
         resume_gap: what is to be told about the position that the client wanted to resume from.
         fresh: after that, how the instruments stand is to be told.
         past: where it stands while it reads the log, and nothing of the ring.
-        silent: rows were passed over, and the client should hear that it is further on.
+        silent: the client should hear more although no row has come: how far it is, since rows were passed over, or
+            the states of instruments that were added.
         seen: for `latest`, what was told; None until the snapshot was.
         due_s: when the next message of states, the next frame, or the next of forming bars may go out.
         goal: of frames, up to where the one that is under way reaches.
@@ -187,7 +188,7 @@ class Subscription:
         if follow.past is not None:
             return math.inf
         due_s = math.inf if follow.forming is None else follow.due_s
-        if follow.cursor >= follow.feed.head:
+        if follow.cursor >= follow.feed.head and not (follow.silent and self.paced(follow)):
             return due_s
         if self.paced(follow) or (self.framed(follow) and follow.cursor >= follow.goal):
             return min(due_s, follow.due_s)
@@ -246,6 +247,7 @@ class Subscription:
                 continue  # the end of it goes to who wanted it
             if follow.seen is not None:
                 follow.seen.move(follow.choice, choices[name])
+                follow.silent = True  # what is added has a state, also where nothing changes any more
             follow.choice = choices[name]
             # Rows that the old selection passed over may be rows of the new one.
             follow.cursor = follow.sent
@@ -283,7 +285,7 @@ class Subscription:
         feed = follow.feed
         if follow.told < len(follow.choice.ids):
             self._take_instruments(follow, batch)
-        if follow.info is not feed.info:
+        if follow.info is not feed.info and feed.retired_s is None:
             self._take_info(follow, batch)
         if follow.resume_gap is not None:
             batch.add(encode_notification("gap", follow.resume_gap))
@@ -309,6 +311,9 @@ class Subscription:
             self._take_advance(follow, batch)
         if follow.replay_to and follow.cursor >= follow.replay_to:
             self._take_replay_completed(follow, batch)
+        if feed.retired_s is not None and follow.info is not feed.info and follow.cursor >= feed.head:
+            self._take_advance(follow, batch)
+            self._take_info(follow, batch)  # that it has gone is the last that is heard of it
         if follow.forming is not None and now_s >= follow.due_s:
             self._take_forming(follow, follow.forming, batch, now_s)
 
@@ -445,6 +450,9 @@ class Subscription:
             self._take_advance(follow, batch)
 
     def _add_latest(self, follow: Follow, batch: Batch, rows: NDArray[np.void], merged: list[int]) -> None:
+        if self.format == "columns" and not len(rows):
+            self._take_advance(follow, batch)
+            return
         first, last = follow.sent + 1, follow.cursor
         where = (self.id, follow.feed.name, follow.feed.epoch)
         batch.rows += len(rows)

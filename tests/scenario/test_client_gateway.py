@@ -80,6 +80,7 @@ def cursors(frames: list[Frame], *kinds: str) -> list[int]:
 
 @pytest.mark.parametrize("form", ["rows", "columns"])
 async def test_lossless_stream_has_every_row_of_every_feed(tmp_path: Path, form: str) -> None:
+    """B18: two feeds in one stream, each row under its full name."""
     one, two = FakeFeed(tmp_path, "one", instruments=3), FakeFeed(tmp_path, "two", rows=4096, instruments=3)
     with trio.fail_after(WAIT_S):
         async with (

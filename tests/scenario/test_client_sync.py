@@ -127,7 +127,7 @@ def test_ticks_and_bars_come_in_one_stream(server: FakeServer) -> None:
 
 
 def test_stream_yields_every_row_in_order_under_its_name(server: FakeServer) -> None:
-    """R36: rows are keyed by the full name, backend included."""
+    """B16, R36: rows are keyed by the full name, backend included."""
     with connect(server.address) as md, md.subscribe(["btc*", "ETH/usdt.spot.fake".lower()]) as stream:
         write(server, 30)
         frames = take(stream, 20)

@@ -20,7 +20,7 @@ CYCLES = 1000
 
 
 async def test_a_thousand_pauses_leave_as_many_tasks_as_before(tmp_path: Path) -> None:
-    """R33: paused, a client gets nothing; resumed, it gets everything that it missed; and nothing is left behind."""
+    """B21, R33: paused, a client gets nothing; resumed, all that it missed; and nothing is left behind."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1 << 14, 1)) as gateway:
         client = await gateway.connect()
         subscription = (await client.call("subscribe", instruments=["*"]))["subscription"]
@@ -53,7 +53,7 @@ async def test_last_price_is_kept_for_an_instrument_that_nobody_has_asked_for(tm
 
 
 def test_feed_of_an_instrument_without_any_data_opens_empty_and_fills(tmp_path: Path) -> None:
-    """R31: nothing has to be there before the first live row, and nothing has to be waited for."""
+    """B13, R31: nothing has to be there before the first live row, and nothing has to be waited for."""
     create_ring(tmp_path / "ring", 64)
     create_table(tmp_path / "table", 4)
     create_bells(tmp_path / "bells")
@@ -71,7 +71,7 @@ def test_feed_of_an_instrument_without_any_data_opens_empty_and_fills(tmp_path: 
 
 
 async def test_bulk_answers_pass_a_control_link_without_an_overrun() -> None:
-    """R35: a link carries answers of any size and number; what waits is bounded, and nobody is cut for it."""
+    """B22, R35: a link carries answers of any size and number; what waits is bounded, and nobody is cut for it."""
     to_far, at_far = trio.open_memory_channel[bytes](1)
     to_near, at_near = trio.open_memory_channel[bytes](1)
     near, far = Link(to_far.send, name="far"), Link(to_near.send, name="near")

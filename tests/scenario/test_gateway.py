@@ -94,6 +94,7 @@ async def test_positions_of_unsubscribe_are_those_of_the_last_row(tmp_path: Path
 
 
 async def test_two_feeds_come_side_by_side_and_a_flood_of_one_does_not_starve_the_other(tmp_path: Path) -> None:
+    """B18: one stream for all feeds, in one loop, and none of them waits for another."""
     flood, quiet = FakeFeed(tmp_path, "flood", 1 << 17, 1), FakeFeed(tmp_path, "quiet", 1024, 1)
     async with open_gateway(flood, quiet) as gateway:
         client = await gateway.connect()
@@ -292,7 +293,7 @@ async def test_positions_of_feeds_that_are_not_read_are_ignored_with_a_notice(tm
 
 
 async def test_instrument_that_matches_a_glob_joins_before_its_first_row(tmp_path: Path) -> None:
-    """R36: what a client is told is always the full name, with the backend."""
+    """B16, R36: what a client is told is always the full name, with the backend."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 1)) as gateway:
         client = await gateway.connect()
         number = (await client.call("subscribe", instruments=["*.SIM"]))["subscription"]
@@ -373,6 +374,16 @@ async def test_update_adds_and_removes_from_where_the_stream_stands(tmp_path: Pa
         assert await read_to(client, 18) == [10, 13, 16]
 
 
+async def test_what_is_added_and_removed_in_one_update_is_there_afterwards(tmp_path: Path) -> None:
+    """As a client keeps it for the next connection: what it had goes, then what is new comes."""
+    async with open_gateway(FakeFeed(tmp_path, "sim", 1024, 3)) as gateway:
+        client = await gateway.connect()
+        number = (await client.call("subscribe", instruments=["i1/usd.sim", "i2*"]))["subscription"]
+        change = {"add": ["i1/usd.sim", "i2*"], "remove": ["i2*", "i1usd.sim"]}
+        answer = await client.call("update", subscription=number, **change)
+        assert answer["feeds"][0]["instruments"] == {1: "i1/usd.sim", 2: "i2/usd.sim"}
+
+
 async def test_rows_that_were_passed_over_are_looked_at_again_for_what_is_added(tmp_path: Path) -> None:
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 2)) as gateway:
         client = await gateway.connect()
@@ -440,7 +451,7 @@ async def test_feed_that_was_replaced_goes_on_in_the_same_stream(tmp_path: Path)
 
 
 async def test_latest_begins_with_the_state_and_merges_what_follows(tmp_path: Path) -> None:
-    """R37: the newest row of each kind is there without a walk through the others, and none is lost in the counts."""
+    """B20, R37: the newest of each kind is there without a walk through the others, and none is lost in the counts."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 3)) as gateway:
         feed.quote(1, 1.0)
         feed.quote(1, 2.0)
@@ -468,7 +479,7 @@ async def test_latest_begins_with_the_state_and_merges_what_follows(tmp_path: Pa
 
 
 async def test_latest_keeps_to_its_rate_over_all_its_instruments(tmp_path: Path) -> None:
-    """R38: the rate is that of the subscription and not of each of its instruments."""
+    """B19, R38: the rate is that of the subscription and not of each of its instruments."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1 << 14, 50)) as gateway:
         client = await gateway.connect()
         await client.call("subscribe", instruments=["*"], contract="latest", rate_hz=10)
@@ -505,6 +516,18 @@ async def test_latest_in_columns_has_the_same_ranges_and_counts(tmp_path: Path) 
         assert found[1]["columns"]["price"] == [2.0]
 
 
+@pytest.mark.parametrize("form", ["rows", "columns"])
+async def test_latest_without_any_state_says_how_far_it_is(tmp_path: Path, form: str) -> None:
+    """Who resumes from there has missed nothing."""
+    async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 2)) as gateway:
+        for _ in range(5):
+            feed.trade(1)
+        client = await gateway.connect()
+        await client.call("subscribe", instruments=["i2/usd.sim"], contract="latest", format=form)
+        message = await client.told(form)
+        assert (message["cursor_first"], message["cursor_last"]) == (1, 5)
+
+
 async def test_paused_latest_tells_the_newest_state_when_it_goes_on(tmp_path: Path) -> None:
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 256, 2)) as gateway:
         client = await gateway.connect()
@@ -536,6 +559,25 @@ async def test_latest_of_an_added_instrument_comes_with_its_state(tmp_path: Path
         while 2 not in message["data"]["instrument"]:
             message = await client.rows()
         assert message["data"]["v0"][message["data"]["instrument"] == 2].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("form", ["rows", "columns"])
+async def test_latest_of_an_added_instrument_is_told_though_nothing_changes_any_more(tmp_path: Path, form: str) -> None:
+    """Its market may be shut; the rate holds all the same."""
+    async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 2)) as gateway:
+        feed.quote(1, 1.0)
+        feed.quote(2, 2.0)
+        client = await gateway.connect()
+        wish = {"contract": "latest", "rate_hz": 5, "format": form}
+        answer = await client.call("subscribe", instruments=["i1/*"], **wish)
+        await client.told(form)
+        told_s = trio.current_time()
+        await client.call("update", subscription=answer["subscription"], add=["i2/*"])
+        message = await client.told(form)
+        assert trio.current_time() - told_s > 0.15
+        rows = np.frombuffer(message["data"], layout.ROW) if form == "rows" else message["columns"]
+        assert list(rows["instrument"]) == [2]
+        assert (message["cursor_last"], message["merged"]) == (2, [1])
 
 
 async def test_latest_survives_a_flood_and_says_so_if_it_had_to_skip(tmp_path: Path) -> None:
@@ -580,7 +622,7 @@ async def test_latest_that_resumes_is_told_when_states_may_have_changed_unseen(t
 
 
 async def test_client_that_vanishes_in_the_middle_does_not_disturb_the_others(tmp_path: Path) -> None:
-    """R12, R32: the others get every row, the one that is gone is forgotten, and the feed is still read."""
+    """B12, R12, R32: the others get every row, the one that is gone is forgotten, and the feed is still read."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1 << 15, 1)) as gateway:
         stays, goes, throttled = [await gateway.connect() for _ in range(3)]
         for client in (stays, goes):

@@ -18,7 +18,7 @@ KINDS = [Kind.TRADE, Kind.QUOTE]
 
 @pytest.mark.parametrize("form", ["rows", "columns"])
 async def test_frames_have_all_rows_by_kind_at_the_rate(tmp_path: Path, form: str) -> None:
-    """R37, R38: the newest of a kind is the last of its part, and the rate is the subscription's."""
+    """B19, B20, R37, R38: the newest of a kind is the last of its part, and the rate is the subscription's."""
     async with (
         open_gateway(feed := FakeFeed(tmp_path, "sim", 1 << 14, 4)) as gateway,
         open_async(gateway.address) as md,

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
+from marketd.gateway.names import suggest
 from tests.gateway_harness import FakeFeed, Harness, RawClient, open_gateway, until
 
 
@@ -84,3 +86,69 @@ async def test_names_of_a_feed_that_went_mean_nothing_to_who_asks_later(tmp_path
         answer = await old.call("update", subscription=number, remove=["i1/usd.sim"])
         assert [feed["name"] for feed in answer["feeds"]] == ["other"]
         await until(lambda: not gateway.gateway.feeds.all_and_retired[1:], 20)  # and its segments are let go of
+
+
+@pytest.mark.parametrize("contract", ["lossless", "frames", "latest"])
+async def test_end_of_a_feed_is_told_after_its_last_row(tmp_path: Path, contract: str) -> None:
+    """Also to who has not had all of it yet."""
+    sim, other = feed_of(tmp_path, "sim"), feed_of(tmp_path, "other")
+    async with open_gateway(sim, other) as gateway:
+        client = await gateway.connect()
+        wish = {"instruments": ["*"], "contract": contract, "kinds": ["trade"]}
+        subscription = (await client.call("subscribe", **wish))["subscription"]
+        await client.call("update", subscription=subscription, paused=True)
+        sim.trades(50)
+        sim.quote()
+        await announce(gateway, other)
+        await until(lambda: "sim" not in gateway.report().feeds)
+        await client.call("update", subscription=subscription, paused=False)
+        reached = 0
+        while (message := await client.told("rows", "status"))["method"] == "rows":
+            reached = message["cursor_last"]
+        assert (message["state"], reached) == ("stopped", 51)
+
+
+async def test_feed_that_comes_while_a_subscription_is_being_opened_belongs_to_it(tmp_path: Path) -> None:
+    """Opening asks for what is recorded, which may take its time."""
+    sim, successor, other = feed_of(tmp_path / "1", "sim"), feed_of(tmp_path / "2", "sim"), feed_of(tmp_path, "other")
+    asked, answers = trio.Event(), trio.Event()
+
+    async def history(stream: trio.SocketStream) -> None:
+        asked.set()
+        await answers.wait()
+        await stream.aclose()
+
+    path = tmp_path / "history"
+    with trio.socket.socket(trio.socket.AF_UNIX) as sock:
+        await sock.bind(str(path))
+        sock.listen()
+        async with trio.open_nursery() as nursery, open_gateway(sim, other, history_socket=str(path)) as gateway:
+            nursery.start_soon(trio.serve_listeners, history, [trio.SocketListener(sock)])
+            client = await gateway.connect()
+            resume = {"sim": {"epoch": 1, "cursor": 1}}
+            request = await client.request("subscribe", {"instruments": ["*"], "resume": resume})
+            await asked.wait()
+            await announce(gateway, successor, other)
+            await until(lambda: gateway.report().feeds.get("sim") == successor.epoch)
+            answers.set()
+            feeds = (await client.answer(request))["result"]["feeds"]
+            assert {feed["name"]: feed["epoch"] for feed in feeds} == {"sim": successor.epoch, "other": other.epoch}
+            successor.trade()
+            assert (await client.told("gap"))["reason"] == "epoch"
+            assert (await client.rows())["epoch"] == successor.epoch
+            successor.close()
+            nursery.cancel_scope.cancel()
+
+
+async def test_names_are_suggested_though_a_feed_goes_meanwhile(tmp_path: Path) -> None:
+    async with open_gateway(feed_of(tmp_path, "sim"), feed_of(tmp_path, "other")) as gateway:
+        feeds = gateway.gateway.feeds
+
+        def permits(_name: str) -> bool:
+            gone.extend(filter(None, [feeds.by_name.pop("other", None)]))
+            return True
+
+        gone: list[object] = []
+        assert await suggest(feeds, ["i1/usd.sin"], permits) == ["i1/usd.sim", "i1/usd.other"]
+        assert gone
+        feeds.by_name["other"] = gone[0]  # type: ignore[assignment]

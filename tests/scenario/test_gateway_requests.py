@@ -84,7 +84,7 @@ async def test_gateway_reports_each_client(tmp_path: Path) -> None:
 
 
 async def test_instrument_is_described_whatever_way_it_is_written(tmp_path: Path) -> None:
-    """R36: the answer has the full name."""
+    """B17, R36: the answer has the full name, and everything that is known of the instrument."""
     async with open_gateway(feed := FakeFeed(tmp_path, "sim")) as gateway:
         number = feed.table.add(MktPair(dst="btc", src="usdt", venue="spot", backend="sim", bs_mktid="BTCUSDT"))
         feed.table.set_quality(number, Quality.STALE)

@@ -372,6 +372,7 @@ async def test_client_that_asks_and_never_reads_is_not_read_and_then_cut(tmp_pat
 
 
 async def test_client_that_stops_reading_its_stream_is_cut_and_the_others_go_on(tmp_path: Path) -> None:
+    """B22: a slow client costs neither memory nor anybody else their rows."""
     async with besieged(tmp_path) as (gateway, witness):
         client = await gateway.connect(client="stalled")
         await client.call("subscribe", instruments=["*"])

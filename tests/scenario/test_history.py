@@ -322,7 +322,7 @@ def test_questions_that_make_no_sense_get_a_clear_answer(daemon: Daemon, venue: 
 
 
 def test_outage_is_filled_by_the_venue_and_who_listens_hears_of_it(venue: VenueProcess, tmp_path: Path) -> None:
-    """R18: the bars of the outage, and the longer ones of that time, come again as the venue has them."""
+    """B5, R18: the bars of the outage, and the longer ones of that time, come again as the venue has them."""
     text = config(venue, days=0.001).replace("flush_s", 'periods = ["1s"]\nflush_s').replace("1m", "5s")
     fqme = "btc/usdt.spot.binance"
     filled: dict[tuple[str, int], np.void] = {}

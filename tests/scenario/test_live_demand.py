@@ -50,6 +50,7 @@ def test_search_and_instrument_know_what_is_not_subscribed(both: tuple[Daemon, V
 def test_two_clients_share_one_subscription_at_the_venue_and_the_last_one_ends_it(
     both: tuple[Daemon, VenueProcess],
 ) -> None:
+    """B12: an instrument is taken from the venue once, whoever shares it, and is let go with the last of them."""
     daemon, venue = both
     wanted = next(name for name in offered(daemon) if not name.startswith("btc/usdt"))
     declared = carried(venue)

@@ -136,7 +136,7 @@ def test_live_bars_equal_those_made_of_the_ticks(daemon: Daemon) -> None:
 
 
 def test_there_is_one_sampler_and_each_step_is_told_once_however_many_listen(daemon: Daemon) -> None:
-    """R04, R15, R16: concurrent first users make no second one; a step is one event, whatever the instruments."""
+    """B6, R04, R15, R16: concurrent first users make no second one; a step is one event, whatever the instruments."""
 
     def listen(number: int) -> list[int]:
         with connect(daemon.address) as md, md.subscribe(["*"], kinds=["index.1s"]) as stream:
@@ -159,7 +159,7 @@ def test_there_is_one_sampler_and_each_step_is_told_once_however_many_listen(dae
 
 
 def test_one_listener_that_dies_disturbs_no_other(daemon: Daemon) -> None:
-    """R12, R13, R32: abruptly, in the middle of a broadcast, and found dead by every feed that it followed."""
+    """B4, R12, R13, R32: abruptly, in the middle of a broadcast, and found dead by every feed that it followed."""
     with connect(daemon.address) as md, md.subscribe(["*"], kinds=["index.1s", "bar.1s"]) as stream:
         for _ in range(5):
             pid = os.fork()
@@ -283,7 +283,7 @@ def test_clients_that_ask_for_what_is_not_made_are_told_what_is(daemon: Daemon) 
 
 
 def test_daemon_without_periods_has_no_sampler_and_says_so(tmp_path: Path) -> None:
-    """R14: a request for bars is an answer, too, where nobody makes any."""
+    """B4, R14: a request for bars is an answer, too, where nobody makes any."""
     with (
         running(tmp_path, '[bars]\nperiods = []\n[feeds.sim]\nbackend = "sim"\n') as daemon,
         connect(daemon.address) as md,

@@ -231,6 +231,101 @@ def test_feed_that_an_update_removes_is_not_missed() -> None:
     assert [(frame.feed, frame.kind, frame.cursor_first) for frame in taken(stream)] == [("other", "trade", 2)]
 
 
+def test_feed_that_is_removed_while_the_connection_is_broken_is_not_missed() -> None:
+    world = World({"fake": FakeFeed(), "other": FakeFeed("other", 7, {1: "btc/usd.other"})})
+    talk = Talk(world)
+    stream = talk.subscribe("*.fake", "*.other")
+    world.feeds["other"].append(Kind.TRADE)
+    talk.exchange()
+    talk.client.connection_lost("cut")
+    talk.client.update(stream, messages.UpdateParams(0, remove=["*.other"]))
+    talk.connect()
+    world.feeds["other"].append(Kind.TRADE)
+    talk.client.update(stream, messages.UpdateParams(0, ["*.other"]))
+    talk.exchange()
+    world.feeds["other"].append(Kind.TRADE)
+    talk.exchange()
+    frames = [frame for frame in taken(stream) if frame.epoch]
+    assert [(frame.kind, frame.cursor_first, frame.cursor_last) for frame in frames] == [
+        ("trade", 1, 1),
+        ("trade", 3, 3),
+    ]
+
+
+def test_feed_that_is_removed_while_the_stream_is_opened_again_is_not_missed() -> None:
+    """The answer that was on its way has that feed still."""
+    world = World({"fake": FakeFeed(), "other": FakeFeed("other", 7, {1: "btc/usd.other"})})
+    talk = Talk(world)
+    stream = talk.subscribe("*.fake", "*.other")
+    talk.client.connection_lost("cut")
+    talk.server = FakeProtocol(world)
+    talk.client.connection_made()
+    talk.client.receive_data(talk.server.receive(talk.client.data_to_send()))
+    answer = talk.server.receive(talk.client.data_to_send())
+    assert talk.client.update(stream, messages.UpdateParams(0, remove=["*.other"])) is None
+    talk.client.receive_data(answer)
+    talk.exchange()
+    world.feeds["other"].append(Kind.TRADE)
+    talk.client.update(stream, messages.UpdateParams(0, ["*.other"]))
+    talk.exchange()
+    world.feeds["other"].append(Kind.TRADE)
+    talk.exchange()
+    frames = [frame for frame in taken(stream) if frame.epoch]
+    assert [(frame.kind, frame.cursor_first, frame.cursor_last) for frame in frames] == [("trade", 2, 2)]
+
+
+def test_feed_that_is_away_during_an_update_is_still_missed() -> None:
+    """It comes back as another epoch, and what the old one had is lost: that is told."""
+    world = World({"fake": FakeFeed(), "other": FakeFeed("other", 7, {1: "btc/usd.other"})})
+    talk = Talk(world)
+    stream = talk.subscribe("*.fake", "btc*")
+    del world.feeds["other"]
+    talk.client.connection_lost("cut")
+    talk.connect()
+    for change in (messages.UpdateParams(0, rate_hz=5.0), messages.UpdateParams(0, remove=["*.fake"])):
+        talk.client.update(stream, change)
+        talk.exchange()
+    assert stream.resume_params().resume["other"].epoch == 7
+    talk.tell("rows", messages.Rows(cast(int, stream.id), "other", 9, 1, 1, b"\0" * 72))
+    frames = [frame for frame in taken(stream) if frame.epoch]
+    assert [(frame.feed, frame.kind, frame.detail) for frame in frames] == [("other", "gap", "epoch")]
+
+
+def test_token_follows_a_feed_that_was_left_and_joined_again() -> None:
+    world = World({"fake": FakeFeed(), "other": FakeFeed("other", 7, {1: "btc/usd.other"})})
+    talk = Talk(world)
+    stream = talk.subscribe("*.fake", "*.other")
+    world.feeds["other"].append(Kind.TRADE)
+    talk.exchange()
+    talk.client.update(stream, messages.UpdateParams(0, remove=["*.other"]))
+    talk.exchange()
+    world.feeds["other"].append(Kind.TRADE)
+    talk.client.update(stream, messages.UpdateParams(0, ["*.other"]))
+    talk.exchange()
+    assert stream.positions["other"] == Position(7, 0), "nothing is taken yet"
+    assert len(taken(stream)) == 1
+    assert stream.positions["other"] == Position(7, 2)
+    talk.client.update(stream, messages.UpdateParams(0, remove=["*.other"]))
+    talk.exchange()
+    assert set(stream.positions) == {"fake"}
+
+
+def test_stream_without_instruments_is_opened_again_when_it_has_some() -> None:
+    """A server opens no such stream, and it would have ended for that."""
+    talk = Talk()
+    stream = talk.subscribe("btc*")
+    talk.client.update(stream, messages.UpdateParams(0, remove=["btc*"]))
+    talk.exchange()
+    talk.client.connection_lost("cut")
+    talk.connect()
+    assert stream.state is State.LOST
+    talk.client.update(stream, messages.UpdateParams(0, ["eth*"]))
+    talk.exchange()
+    assert stream.state is State.LIVE
+    asked = [params.instruments for method, params in talk.world.requests if method == "subscribe"]
+    assert asked == [["btc*"], ["eth*"]]
+
+
 def test_stream_that_is_changed_while_it_is_opened_is_opened_with_the_change() -> None:
     talk = Talk()
     call = talk.client.subscribe(messages.SubscribeParams(["btc*"]))

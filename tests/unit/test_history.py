@@ -312,7 +312,7 @@ async def test_first_run_writes_everything_the_second_what_is_new_the_third_noth
 
 
 async def test_stored_history_is_there_before_anything_is_asked_for(tmp_path: Path):
-    """C2, R60: what is stored, and the newest page, can be read while the middle is being filled."""
+    """B13, B14, C2, R60: what is stored, and the newest page, can be read while the middle is being filled."""
     first = Harness(tmp_path, FakeVenue(ALL), depth=100)
     first.live.until -= 50 * MINUTE_NS
     await first.fill()

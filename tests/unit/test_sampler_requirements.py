@@ -142,7 +142,7 @@ def test_each_period_makes_exactly_one_bar_however_often_and_by_whom_it_is_looke
 
 
 def test_step_of_many_instruments_is_one_event_with_its_time(live: Sampled):
-    """R16: they joined at different times, and lie at different places."""
+    """B6, R16: they joined at different times, and lie at different places."""
     live.take(trade(0.1, instrument=1), trade(2.1, instrument=2), trade(3.1, instrument=3))
     live.advance(4)
     opened = live.index(IndexState.OPENED)
@@ -365,7 +365,7 @@ def fill(sampled: Sampled, *bars: tuple[int, float, float, float, float, float, 
 
 
 def test_bars_that_the_venue_fills_are_told_with_their_instrument_period_and_time(torn: Sampled):
-    """R18, R19: in the middle, by history; nothing else moves, and who holds them reads them again."""
+    """B5, R18, R19: in the middle, by history; nothing else moves, and who holds them reads them again."""
     before = torn.numbers()
     told = len(torn.told)
     fill(torn, venue_bar(3), venue_bar(4, 10.5), venue_bar(5, 11.5))

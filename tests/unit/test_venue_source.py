@@ -617,7 +617,7 @@ async def test_instrument_added_during_a_handover_is_there_afterwards(autojump_c
 
 
 async def test_instruments_are_known_before_any_quote_comes(autojump_clock):
-    """R30: a venue that lists its instruments and never sends a quote holds nobody up."""
+    """B13, B15, R30: a venue that lists its instruments and never sends a quote holds nobody up."""
     server, sink = FakeServer(acks=False, unreachable=True), ListSink()
     source = make_source(server)
     async with running(source, sink):
@@ -627,7 +627,7 @@ async def test_instruments_are_known_before_any_quote_comes(autojump_clock):
 
 
 async def test_slow_venue_holds_up_nobody(autojump_clock):
-    """R34: one venue takes ten seconds for everything, the other is quick; both deliver."""
+    """B22, R34: one venue takes ten seconds for everything, the other is quick; both deliver."""
     slow, quick = FakeServer(connect_s=10.0), FakeServer()
     slow_sink, quick_sink = ListSink(), ListSink()
     slow_source, quick_source = make_source(slow), make_source(quick)
