@@ -254,8 +254,12 @@ async def open_gateway(
     history_socket: str = "",
     security: SecuritySpec | None = None,
     web: list[str] | None = None,
+    keep_feeds: bool = False,
 ) -> AsyncIterator[Harness]:
-    """Run a gateway; it listens on a free port unless told otherwise, and on another for HTTP if that is wanted."""
+    """Run a gateway; it listens on a free port unless told otherwise, and on another for HTTP if that is wanted.
+
+    The feeds' segments are let go of at the end, but for `keep_feeds`: another gateway is to read them then.
+    """
     spec = GatewaySpec(
         "test",
         listen or ["127.0.0.1:0"],
@@ -287,7 +291,7 @@ async def open_gateway(
         async with harness._clients:
             yield harness
         nursery.cancel_scope.cancel()
-    for feed in feeds:
+    for feed in () if keep_feeds else feeds:
         feed.close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 import msgspec
@@ -181,12 +181,12 @@ class Subscription:
             self._told_lost = False
             self.tell("reconnected")
 
-    def _forget(self, feeds: Iterable[str]) -> None:
+    def _forget(self, feeds: Set[str]) -> None:
         """Miss nothing any more of feeds that the server does not read for it now, unless they are only away."""
         names = {_key(name) for name in self.params.instruments}
         globs = [glob_pattern(name) for name in names if is_glob(name)]
-        for feed in feeds:
-            _, known = self._names.get(feed, (0, {}))
+        for feed in feeds & self._names.keys():  # of others, from a token, nothing is known yet
+            _, known = self._names[feed]
             if any(_key(name) in names or any(glob.match(name) for glob in globs) for name in known.values()):
                 continue
             del self._received[feed]
@@ -215,10 +215,10 @@ class Subscription:
     def changed(self, change: messages.UpdateParams) -> None:
         """Note a change that the server has made, for the next time that it's asked for."""
         removed = {_key(name) for name in change.remove}
-        self._removed = self._removed or bool(removed)
         kept = [name for name in self.params.instruments if _key(name) not in removed]
         added = [name for name in change.add if name not in kept]
         rate_hz = self.params.rate_hz if change.rate_hz is None else change.rate_hz
+        self._removed = self._removed or not removed <= {_key(name) for name in kept + added}
         self.params = msgspec.structs.replace(self.params, instruments=kept + added, rate_hz=rate_hz)
         self.paused = self.paused if change.paused is None else change.paused
 
