@@ -41,6 +41,7 @@ from tests.scenario.daemon import Daemon, running, wait_for
 FEED = "sim"
 RECORDED = "btc/usdt.spot.sim"
 NORMAL_HZ = 200  # of an ordinary day
+FILE_TICKS_S = 600.0  # of an ordinary day
 CONFIG = """
 [ring]
 rows = 1048576
@@ -49,6 +50,7 @@ periods = ["1s", "1m"]
 [history]
 periods = ["1m"]
 flush_s = 1.0
+file_ticks_s = {file_ticks_s}
 replay_mib = 64
 record_ticks = ["{recorded}"]
 [feeds.{feed}]
@@ -316,7 +318,13 @@ class Soak:
 
 def run(folder: Path, seconds: float, rate_hz: int) -> Soak:
     """Let it soak."""
-    config = CONFIG.format(feed=FEED, recorded=RECORDED, rate_hz=rate_hz, after_s=START_S + seconds)
+    config = CONFIG.format(
+        feed=FEED,
+        recorded=RECORDED,
+        rate_hz=rate_hz,
+        after_s=START_S + seconds,
+        file_ticks_s=max(1.0, FILE_TICKS_S * NORMAL_HZ / rate_hz),  # as often in the day as on an ordinary one
+    )
     with running(folder, config) as daemon, contextlib.ExitStack() as stack:
         began_s = time.monotonic()
         pipes, pids = {}, daemon.pids()

@@ -78,6 +78,7 @@ class History(_Table, frozen=True):
         flush_s: so often bars that are out are written to disk; what a power cut takes of them is asked for again.
         verify_every_s: so often an hour's bars of each feed, from anywhere, are compared with the venue's own; 0 never.
         record_ticks: names and globs of the instruments whose trades and quotes are stored, too.
+        file_ticks_s: so often they go from their log to parquet files, or when 64 MiB of them have come.
         replay_mib: so much of each feed's recorded ticks streams can resume from, when its ring has them no more.
         store: its folder; empty for ``store`` in the state folder.
     """
@@ -87,6 +88,7 @@ class History(_Table, frozen=True):
     flush_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 60.0
     verify_every_s: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
     record_ticks: list[str] = []
+    file_ticks_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0
     replay_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] = 1024
     store: str = ""
 

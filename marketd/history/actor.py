@@ -184,7 +184,14 @@ class History:
     def _attach_ticks(self, info: FeedInfo) -> None:
         wanted, flush_s = self._spec.record_ticks, self._spec.flush_s
         self.recorders[info.name] = Recorder(
-            info, self.log_of(info.name), self.store, wanted, flush_s, self._clock, self._spec.replay_bytes
+            info,
+            self.log_of(info.name),
+            self.store,
+            wanted,
+            flush_s,
+            self._clock,
+            file_s=self._spec.file_ticks_s,
+            kept_bytes=self._spec.replay_bytes,
         )
 
     def log_of(self, feed: str) -> Path:

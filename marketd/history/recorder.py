@@ -39,7 +39,6 @@ from storage.schema import Provenance
 from storage.ticklog import LogWriter, Place, dropped, log_files, read_end, read_log, set_filed
 
 FILE_BYTES_MAX = 64 << 20  # then its rows go to parquet files
-FILE_AGE_S = 600.0
 PAUSE_S = 0.02  # between two looks at the ring: a system call for many rows
 RETRY_S = 5.0
 ROWS_IN_ONE_GO = 1 << 16
@@ -56,6 +55,7 @@ class Recorder:
         store: where the parquet files are.
         instruments: names and globs of those that are recorded.
         flush_s: at most so much is lost by a power cut.
+        file_s: so often rows go from the log to parquet files.
         kept_bytes: so much of what is in parquet files is kept in the log too, for streams that resume.
 
     Attributes:
@@ -71,6 +71,8 @@ class Recorder:
         instruments: Sequence[str],
         flush_s: float,
         clock: SteadyClock,
+        *,
+        file_s: float,
         kept_bytes: int = 0,
     ) -> None:
         """Attach to the feed's ring. Raises SegmentError."""
@@ -80,6 +82,7 @@ class Recorder:
         self._wants = {text: name_matcher(text) for text in instruments}
         self._matched: set[str] = set()
         self._flush_s = flush_s
+        self._file_s = file_s
         self._kept_bytes = kept_bytes
         self._clock = clock
         self._log = structlog.get_logger("marketd.history").bind(feed=info.name)
@@ -255,7 +258,7 @@ class Recorder:
         while True:
             try:
                 if self._writer is not None:
-                    if trio.current_time() - begun_s >= FILE_AGE_S or self._writer.size >= FILE_BYTES_MAX:
+                    if trio.current_time() - begun_s >= self._file_s or self._writer.size >= FILE_BYTES_MAX:
                         await self._rotate()
                         begun_s = trio.current_time()
                     await self.file(all_but=self._writer.path)

@@ -134,6 +134,7 @@ class HistorySpec(msgspec.Struct, frozen=True):
     flush_s: float
     verify_every_s: float
     record_ticks: list[str] = []
+    file_ticks_s: float = 600.0
     replay_bytes: int = 0
 
 

@@ -34,6 +34,7 @@ _PARTS: dict[str, Part] = {
     "history.flush_s": "history",
     "history.verify_every_s": "history",
     "history.record_ticks": "history",
+    "history.file_ticks_s": "history",
     "history.replay_mib": "history",
     "history.store": "history",
 }

@@ -75,6 +75,7 @@ def history_spec(config: Config, paths: Paths, feeds: list[FeedInfo]) -> ActorSp
         flush_s=history.flush_s,
         verify_every_s=history.verify_every_s,
         record_ticks=history.record_ticks,
+        file_ticks_s=history.file_ticks_s,
         replay_bytes=history.replay_mib << 20,
     )
     return _actor("history", "marketd.history.actor:run_history", spec)
