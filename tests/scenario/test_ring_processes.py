@@ -87,8 +87,8 @@ def test_killed_writers_are_succeeded_without_a_torn_row_or_a_lost_cursor(path: 
     check(rows, int(rows["cursor"][0]))
 
 
-def test_no_wake_up_is_lost(tmp_path: Path):
-    rounds = 100_000  # of two wake-ups each
+@pytest.mark.parametrize("rounds", [30_000, pytest.param(100_000, marks=pytest.mark.soak)])  # of two wake-ups each
+def test_no_wake_up_is_lost(tmp_path: Path, rounds: int):
     for name in ("ping", "pong"):
         create_ring(tmp_path / name, 64)
         create_bells(tmp_path / f"{name}.bells")

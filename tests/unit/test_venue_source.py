@@ -679,16 +679,16 @@ async def test_list_on_disk_makes_a_start_without_network_possible(autojump_cloc
     assert [path for _, path in server.requests] == ["/symbols"]
     later = FakeServer(["A", "B", "C", "D"])
     later.respond = lambda path: (
-        HttpConnectError("offline") if trio.current_time() < 3000 else later.answer_request(path)
+        HttpConnectError("offline") if trio.current_time() < 300 else later.answer_request(path)
     )
-    source = make_source(later, cache_path=tmp_path, refresh_s=2000.0, msg_recv_timeout_s=1e6)
+    source = make_source(later, cache_path=tmp_path, refresh_s=200.0, msg_recv_timeout_s=1e6)
     async with running(source, ListSink()):
         await trio.sleep(0.1)
         assert len(source.search_space()) == 3
         await live(later, source, 3)
         assert later.requests == []
-        await live(later, source, 4, timeout_s=4000)
-        assert trio.current_time() > 3000
+        await live(later, source, 4, timeout_s=400)
+        assert trio.current_time() > 300
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"version":1,"key":"x","fetched_ns":1,"markets":[]}', b"\xff\xfe"])
