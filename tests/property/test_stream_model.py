@@ -206,6 +206,7 @@ def run(examples: int, steps: int) -> None:
     )
 
 
+@pytest.mark.soak  # it has not always come to an end on a busy machine: in every run once that is found
 def test_each_stream_tells_what_its_contract_says_whatever_happens() -> None:
     run(examples=45, steps=40)
 
