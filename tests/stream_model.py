@@ -85,11 +85,15 @@ class Start(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The server's answer to a `subscribe`, or to an `update`; ``instruments`` are wanted from there on."""
+    """The server's answer to a `subscribe`, or to an `update`; ``instruments`` are wanted from there on.
+
+    ``met``: the feeds whose instruments the server had named before, in whatever message.
+    """
 
     instruments: tuple[str, ...]
     feeds: Mapping[str, Start]
     by_update: bool = False
+    met: frozenset[str] = frozenset()
 
 
 class Told(NamedTuple):
@@ -197,7 +201,7 @@ class _Checker:
         self.instruments: tuple[str, ...] | None = None
         self._left: set[str] = set()  # feeds whose epoch was over when a connection was made again
         self._stopped: dict[str, int] = {}  # the epoch that was said to be over; 0 if no row of it was told
-        self._met: set[str] = set()  # feeds that were in an answer
+        self._met: set[str] = set()  # feeds whose instruments are known
         self._unseen: set[str] = set()  # feeds that may have been read before, as long as they had nothing to tell
         self._limits: Mapping[tuple[str, int], int] | None = None
         self._down = False
@@ -293,6 +297,7 @@ class _Checker:
         removed = set(self.instruments or ()) - set(event.instruments)
         had = {feed: self._selected(feed) for feed in self.at}
         before, self.instruments = self.starts.copy(), event.instruments
+        self._met |= event.met
         for feed, at in list(self.at.items()):
             start = event.feeds.get(feed)
             away = feed not in self._met or any(self._matches(name) for name in had[feed])

@@ -52,6 +52,7 @@ DSTS = ("a1", "b2", "a3", "b4")  # the instruments that a feed may have, in this
 BUFFER_BYTES = 3 << 10  # of each stream: so little that one that is not read is parked soon
 SOCKET_BYTES = 4 << 10
 SETTLE_S = 60.0
+STATES_S = 2.0  # within which every stream is told the states of instruments that were added, at the lowest rate too
 FOR_EVER_S = 1e7
 # What a row of each kind has its cursor in, as a second witness.
 VALUES = {"trade": "price", "quote": "bid", "level": "price", "gap": "from_ns", "status": "code"}
@@ -474,6 +475,7 @@ class World:
             listener.read_on()
         with trio.move_on_after(SETTLE_S):
             await self._wait_settled()
+            await trio.sleep(STATES_S)
             await self.md.ping(timeout_s=FOR_EVER_S)  # a connection that was cut, and nobody has noticed, is made again
             await self._wait_settled()
 
@@ -570,7 +572,7 @@ class World:
                 feed.epoch, feed.cursor, names, known, current, self._oldest(feed.name, feed.epoch)
             )
         by_update = subscription.state is State.LIVE
-        return Opened(tuple(subscription.params.instruments), starts, by_update)
+        return Opened(tuple(subscription.params.instruments), starts, by_update, frozenset(subscription._names))
 
 
 def _name(frame: Frame, instrument: int) -> str:

@@ -166,6 +166,18 @@ def test_feed_that_an_update_leaves_is_not_missed_and_begins_anew() -> None:
         lossless(opened(), *each(1, 3))
 
 
+def test_feed_of_a_token_is_left_once_its_instruments_are_known() -> None:
+    """Before that nobody knows whether they were among those that were taken out of the stream."""
+    away = Opened(("*",), {})
+    stand = {"sim": Position(OLD, 3)}
+    lossless(away, Opened((), {}, by_update=True), resume=stand, token=stand, complete=False)
+    with pytest.raises(Wrong, match="the token"):
+        lossless(away, Opened((), {}, by_update=True), resume=stand, token={}, complete=False)
+    known = Opened((), {}, by_update=True, met=frozenset({"sim"}))
+    lossless(away, known, resume=stand, token={}, complete=False)
+    lossless(away, known, opened(cursor=6, by_update=True), *each(7), resume=stand)
+
+
 def test_new_epoch_is_told_by_a_gap() -> None:
     truth = history(replaced=True)
     begin, begun = opened(epoch=NEW, cursor=3), lapped(1, 3, -1, reason="epoch", epoch=NEW)
