@@ -19,6 +19,7 @@ Buffer = bytes | bytearray
 
 _TAIL = struct.Struct(">14sQ14sI")
 _TAIL_KEYS = (b"\xaccursor_first\xcf", b"\xacsubscription\xce")  # MessagePack: a key, and the mark of a u64, a u32
+_LAST_KEY, _DATA_KEY = b"\xabcursor_last\xcf", b"\xa4data\xc6"  # ... a u64, of bytes with a u32 in front
 _FIXMAP = 0x80
 _EMPTY_BIN, _BIN32, _BIN = b"\xc4\0", 0xC6, struct.Struct(">BI")  # MessagePack: binary data, and such of any length
 _MAP_OFFSETS: dict[str, int] = {}
@@ -81,6 +82,30 @@ def encode_shared(method: str, fields: dict[str, object]) -> Buffer:
 def encode_tail(subscription: int, cursor_first: int) -> bytes:
     """Make what completes a shared frame for one client."""
     return _TAIL.pack(_TAIL_KEYS[0], cursor_first, _TAIL_KEYS[1], subscription)
+
+
+class NewsFrame:
+    """The frame of a stream's rows as they are, of which all but a few numbers stays the same from one to the next."""
+
+    def __init__(self, method: str, feed: str, epoch: int) -> None:
+        head = bytearray()
+        _encode_into({"method": method, "params": {"feed": feed, "epoch": epoch}}, head)
+        head[_map_offset(method) - PREFIX.size] = _FIXMAP + 6
+        self._parts = (bytes(head) + _LAST_KEY, _DATA_KEY)
+        self._head = struct.Struct(f">I{len(self._parts[0])}sQ{len(_DATA_KEY)}sI")
+        self._rest_bytes = self._head.size - PREFIX.size + _TAIL.size
+
+    def encode(self, data: bytes, cursor_first: int, cursor_last: int, subscription: int) -> bytes:
+        """Make a whole frame."""
+        head, key = self._parts
+        size = len(data)
+        return b"".join(
+            (
+                self._head.pack(self._rest_bytes + size, head, cursor_last, key, size),
+                data,
+                _TAIL.pack(_TAIL_KEYS[0], cursor_first, _TAIL_KEYS[1], subscription),
+            )
+        )
 
 
 def _map_offset(method: str) -> int:

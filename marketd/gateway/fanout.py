@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marketd.errors import Lapped
-from marketd.gateway.encode import Buffer, encode_shared, encode_tail
+from marketd.gateway.encode import Buffer, NewsFrame, encode_shared, encode_tail
 from marketd.gateway.rowsort import TICK_ROWS, RowSort
 from marketd.gateway.selection import Choice
 from marketd.gateway.shape import SHAPES, Shaped
@@ -29,6 +29,8 @@ CACHE_ENTRIES_MAX = 1024
 
 _EMPTY_COST_BYTES = 256
 
+NewsKey = tuple[Choice, Format, int]  # what decides a client's news: the last is the number of its subscription
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -41,6 +43,10 @@ class Ring(Protocol):
 
     def read_range(self, cursor_first: int, cursor_last: int) -> NDArray[np.void]:
         """Copy published rows, both ends included. Raises Lapped."""
+        ...
+
+    def read_few(self, cursor_first: int, cursor_last: int) -> bytes | None:
+        """Copy a few of them, if that is simple."""
         ...
 
 
@@ -65,8 +71,12 @@ class Fanout:
         }
         self._blocks: Cache[tuple[int, int], NDArray[np.void]] = Cache()
         self._chunks: Cache[tuple[int, int, int, Format, Contract], Chunk] = Cache()
-        self._news: dict[tuple[int, Format, int], tuple[int, bytes]] = {}
-        self._news_range = (0, 0)
+        self._news: dict[NewsKey, tuple[int, bytes]] = {}
+        self._news_first = self._news_last = 0
+        self._news_frame = NewsFrame(sort.method, feed, ring.epoch)
+        self._few: bytes | None = None  # the rows of that range, if they are few
+        self._few_kinds = b""
+        self._kinds_of_few = slice(sort.of.offset("kind"), None, sort.of.row_bytes)
         self.encoded = 0
 
     def rows_max(self, form: Format, contract: Contract) -> int:
@@ -94,31 +104,42 @@ class Fanout:
             self._chunks.put(key, chunk, _EMPTY_COST_BYTES + sum(len(frame) for _, frame in chunk.frames))
         return chunk
 
-    def news(
-        self, choice: Choice, form: Format, subscription: int, cursor_first: int, head: int
-    ) -> tuple[int, bytes] | None:
+    def news(self, key: NewsKey, cursor_first: int, head: int) -> tuple[int, bytes] | None:
         """Return how many rows, and the bytes of the one small message, tell a lossless client all that is new.
 
         It is made once for all that are up to date and have given their subscription the same number. None: it takes
         more than that, or none.
         """
-        if self._news_range != (cursor_first, head):
-            self._news_range = (cursor_first, head)
-            self._news.clear()
-        key = (choice.key, form, subscription)
+        if head != self._news_last or cursor_first != self._news_first:
+            self._begin_news(cursor_first, head)
         found = self._news.get(key)
         if found is None:
-            if self.range_last(cursor_first, head, form) < head:
-                return None
-            try:
-                chunk = self.chunk(choice, form, cursor_first, head)
-            except Lapped:
-                return None
-            if len(chunk.frames) != 1 or len(chunk.frames[0][1]) > NEWS_BYTES_MAX:
-                return None
-            whole = b"".join((chunk.frames[0][1], encode_tail(subscription, cursor_first)))
-            found = self._news[key] = (chunk.rows, whole)
+            choice, form, subscription = key
+            if form == "rows" and self._few is not None and choice.takes_all(self._few_kinds):
+                found = len(self._few_kinds), self._news_frame.encode(self._few, cursor_first, head, subscription)
+            else:
+                found = self._join_news(choice, form, subscription)
+            if found is not None:
+                self._news[key] = found
         return found
+
+    def _begin_news(self, cursor_first: int, head: int) -> None:
+        self._news_first, self._news_last = cursor_first, head
+        self._news.clear()
+        self._few = self._ring.read_few(cursor_first, head)
+        self._few_kinds = b"" if self._few is None else self._few[self._kinds_of_few]
+
+    def _join_news(self, choice: Choice, form: Format, subscription: int) -> tuple[int, bytes] | None:
+        first, last = self._news_first, self._news_last
+        if self.range_last(first, last, form) < last:
+            return None
+        try:
+            chunk = self.chunk(choice, form, first, last)
+        except Lapped:
+            return None
+        if len(chunk.frames) != 1 or len(chunk.frames[0][1]) > NEWS_BYTES_MAX:
+            return None
+        return chunk.rows, b"".join((chunk.frames[0][1], encode_tail(subscription, first)))
 
     def rows(self, cursor_first: int, cursor_last: int) -> NDArray[np.void]:
         """Return rows, both ends included, of the ring's dtype; not to be written to.

@@ -32,7 +32,7 @@ NAMES_IN_ONE_GO = 1024  # matched against a selection between two turns of the e
 
 
 class Listener(Protocol):
-    """Who follows feeds: a client's session."""
+    """Who follows feeds: a client's way out."""
 
     def wake_for_rows(self, now_s: float) -> None:
         """Take notice that a feed's head has moved. ``now_s``: as of ``trio.current_time()``."""
@@ -111,16 +111,18 @@ class Feed:
     async def advance(self) -> None:
         """Move the head to what is published now, and wake everybody who follows."""
         published = self.ring.published
-        await self.learn()
+        if self.table.generation != self._generation:
+            await self.learn()
         self.head = max(self.head, published)
         if self.latest is not None and self.head - self.latest.cursor >= ROWS_MAX:
             self.update_latest()
-        now_s = trio.current_time()
-        for number, listener in enumerate(list(self.listeners), 1):
-            listener.wake_for_rows(now_s)
-            if number % LISTENERS_IN_ONE_GO == 0:
+        listeners = list(self.listeners)
+        for start in range(0, len(listeners), LISTENERS_IN_ONE_GO):
+            if start:
                 await trio.lowlevel.checkpoint()
-                now_s = trio.current_time()
+            now_s = trio.current_time()
+            for listener in listeners[start : start + LISTENERS_IN_ONE_GO]:
+                listener.wake_for_rows(now_s)
 
     def _is_behind(self) -> bool:
         return self.ring.published > self.head or self.table.generation != self._generation

@@ -113,11 +113,12 @@ class Choice:
         self._kinds: NDArray[np.bool_] = np.zeros(256, np.bool_)
         self._kinds[[*selection.kinds, *TOLD_ALWAYS]] = True
         self._kinds_bytes = bytes([*selection.kinds, *TOLD_ALWAYS])
+        self._usual = selection.kinds == _USUAL_KINDS
 
     @property
     def full(self) -> bool:
         """Whether it is every trade and quote of every instrument that the feed has now, as most clients want it."""
-        return len(self.ids) == self.examined and self.selection.kinds == _USUAL_KINDS
+        return self._usual and len(self.ids) == self.examined
 
     @property
     def key(self) -> int:
@@ -143,9 +144,13 @@ class Choice:
         self._instruments[found] = True
         self.ids += found
 
+    def takes_all(self, kinds: bytes) -> bool:
+        """Whether it selects every row of some, by their kinds; False where that takes a look at the rows."""
+        return self.full and not kinds.translate(None, self._kinds_bytes)
+
     def filter(self, rows: NDArray[np.void]) -> NDArray[np.void]:
         """Return the selected ones of the rows, dtype ``layout.ROW``; the very same array if it is all of them."""
-        if self.full and not rows["kind"].tobytes().translate(None, self._kinds_bytes):
+        if self.takes_all(rows["kind"].tobytes()):
             return rows  # for few rows in a third of the time
         mask = self._kinds[rows["kind"]]
         if not self.full:

@@ -290,7 +290,7 @@ class Session:
         self.writer.set_follows(pairs)
         followed = {follow.feed for _, follow in pairs}
         for feed in self.gateway.feeds.all_and_retired:
-            (feed.listeners.add if feed in followed else feed.listeners.discard)(self)
+            (feed.listeners.add if feed in followed else feed.listeners.discard)(self.writer)
         self.gateway.demand_changed()
 
     def feed_changed(self, feed: Feed) -> None:
@@ -298,7 +298,7 @@ class Session:
         joined = [subscription.join(feed) for subscription in self.subscriptions.values()]
         if any(joined):
             self.follows_changed()
-        elif self in feed.listeners:
+        elif self.writer in feed.listeners:
             self.writer.wake()
 
     def _let_go(self) -> None:
@@ -318,10 +318,6 @@ class Session:
             if kind in subscription.kinds and subscription.selection.selects(told.fqme):
                 where = (told.feed, told.fqme, kind, told.from_ns, told.to_ns, told.bars)
                 self.writer.put(encode_notification("gap_filled", messages.GapFilled(number, *where)))
-
-    def wake_for_rows(self, now_s: float) -> None:
-        """Take notice that a feed's head has moved."""
-        self.writer.wake_for_rows(now_s)
 
     # --- the watchdog's ---
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from marketd.clock import SystemClock
 from marketd.errors import Lapped
 from marketd.gateway.encode import Buffer, encode_notification, encode_tail
-from marketd.gateway.fanout import Chunk, column_runs, kind_columns
+from marketd.gateway.fanout import Chunk, NewsKey, column_runs, kind_columns
 from marketd.gateway.feed import Feed, StepFeed
 from marketd.gateway.forming import FormingBars
 from marketd.gateway.latest import Seen
@@ -324,29 +324,22 @@ class Subscription:
             follow.state = (feed.info.state, feed.info.detail)
             batch.add(encode_notification("status", messages.Status(self.id, feed.name, *follow.state)))
 
-    def take_news(self, follow: Follow) -> tuple[int, bytes] | None:
-        """Return how many rows, and the message that tells them, if that is all there is to tell and all that it takes.
+    def plain(self, follow: Follow) -> NewsKey | None:
+        """Return what its news depends on if nothing but rows is left to tell of a feed, and each as it comes.
 
-        So it is for nearly all clients nearly always; the way around :meth:`take` saves most of what one costs.
+        That stays so until the subscription is changed. See :func:`take_news`.
         """
-        feed = follow.feed
         if (
-            self.contract != "lossless"
-            or follow.sent != follow.cursor
-            or follow.cursor >= feed.head
-            or follow.told != len(follow.choice.ids)
-            or follow.info is not feed.info
-            or follow.replay_to
-            or follow.past is not None
-            or follow.resume_gap is not None
-            or follow.forming is not None
-            or self._unpaused is not None
+            self.contract == "lossless"
+            and self._unpaused is None
+            and follow.sent == follow.cursor
+            and follow.resume_gap is None
+            and not follow.replay_to
+            and follow.past is None
+            and follow.forming is None
         ):
-            return None
-        news = feed.fanout.news(follow.choice, self.format, self.id, follow.cursor + 1, feed.head)
-        if news is not None:
-            follow.cursor = follow.sent = feed.head
-        return news
+            return follow.choice, self.format, self.id
+        return None
 
     def _take_forming(self, follow: Follow, forming: FormingBars, batch: Batch, now_s: float) -> None:
         """Add the bars that are forming and have changed. They have no cursors, and move nothing."""
@@ -472,3 +465,22 @@ class Subscription:
     def _gap(self, follow: Follow, first: int, last: int, lost: int, reason: GapReason) -> messages.Gap:
         feed = follow.feed
         return messages.Gap(self.id, feed.name, feed.epoch, first, last, lost, reason.name.lower())
+
+
+def take_news(follow: Follow, key: NewsKey) -> tuple[int, bytes] | None:
+    """Return how many rows, and the message that tells them, if that is all there is to tell and all that it takes.
+
+    So it is for nearly all clients nearly always; the way around :meth:`Subscription.take` saves most of their cost.
+
+    Args:
+        follow: of a subscription that said of it, and has not changed since, that it is plain.
+        key: what it said.
+    """
+    feed = follow.feed
+    head = feed.head
+    if follow.cursor >= head or follow.told != len(follow.choice.ids) or follow.info is not feed.info:
+        return None
+    news = feed.fanout.news(key, follow.cursor + 1, head)
+    if news is not None:
+        follow.cursor = follow.sent = head
+    return news

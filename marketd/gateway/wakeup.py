@@ -6,26 +6,25 @@ import trio
 
 
 class Wakeup:
-    """Lets one task wait until others have set it; what was set while it was busy is not forgotten."""
+    """Lets one task wait until others have set it; what was set while it was busy is not forgotten.
 
-    __slots__ = ("_set", "_task")
+    Attributes:
+        task: the one that waits, and was not woken yet.
+    """
+
+    __slots__ = ("_set", "task")
 
     def __init__(self) -> None:
         self._set = False
-        self._task: trio.lowlevel.Task | None = None
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the task waits, and was not woken yet."""
-        return self._task is not None
+        self.task: trio.lowlevel.Task | None = None
 
     def set(self) -> None:
         """Wake the task, or let its next :meth:`wait` return at once."""
-        task = self._task
+        task = self.task
         if task is None:
             self._set = True
         else:
-            self._task = None
+            self.task = None
             trio.lowlevel.reschedule(task)
 
     async def wait(self) -> None:
@@ -34,9 +33,9 @@ class Wakeup:
             self._set = False
             await trio.lowlevel.checkpoint()
             return
-        self._task = trio.lowlevel.current_task()
+        self.task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._task = None
+        self.task = None
         return trio.lowlevel.Abort.SUCCEEDED

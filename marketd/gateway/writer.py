@@ -19,7 +19,8 @@ import trio
 
 from marketd.gateway.delivery import Delivery
 from marketd.gateway.encode import Buffer
-from marketd.gateway.subscription import Batch, Follow, Subscription
+from marketd.gateway.fanout import NewsKey
+from marketd.gateway.subscription import Batch, Follow, Subscription, take_news
 from marketd.gateway.wakeup import Wakeup
 from marketd.gateway.watchdog import Times
 
@@ -50,6 +51,8 @@ class Writer:
         self._error: Exception | None = None
         self._unsent: Sequence[Buffer | memoryview] = ()
         self._follows: list[tuple[Subscription, Follow]] = []
+        # While the task waits: the only one of them, if there is nothing but rows to tell of it.
+        self._plain: tuple[Follow, NewsKey] | None = None
         self._turn = 0
         self._last_words: Callable[[], Buffer] | None = None
         self._finishing = False
@@ -117,16 +120,12 @@ class Writer:
         """Take notice that a feed's head has moved, and send what the socket takes at once if nothing is before it."""
         if self._deaf:
             return
-        if self._wakeup.waiting:
-            self._push(now_s)
-        else:
+        if self._wakeup.task is None:
             self._wakeup.set()
-
-    def _push(self, now_s: float) -> None:
-        """Send from outside of the task, which waits: for this, or for a time that has not come."""
+            return
         due_s = math.inf
         try:
-            if not self._push_news(now_s):
+            if self._plain is None or not self._push_news(*self._plain, now_s):
                 batch, due_s = self._gather(now_s)
                 self._send_nowait(batch.buffers, now_s)
         except Exception as error:  # noqa: BLE001 - not swallowed, see below
@@ -137,12 +136,9 @@ class Writer:
         if self._unsent or due_s < math.inf:
             self._wakeup.set()
 
-    def _push_news(self, now_s: float) -> bool:
+    def _push_news(self, follow: Follow, key: NewsKey, now_s: float) -> bool:
         """Send what is new in the one feed that is followed, if that is one small message; return whether it was."""
-        if len(self._follows) != 1 or self._outbox:
-            return False
-        subscription, follow = self._follows[0]
-        news = subscription.take_news(follow)
+        news = take_news(follow, key)
         if news is None:
             return False
         rows, data = news
@@ -235,7 +231,12 @@ class Writer:
 
     async def _wait(self, due_s: float) -> None:
         if due_s == math.inf:
+            if len(self._follows) == 1:
+                subscription, follow = self._follows[0]
+                if (key := subscription.plain(follow)) is not None:
+                    self._plain = follow, key
             await self._wakeup.wait()
+            self._plain = None
             return
         # Until a message or frame is due, the arrival of more rows is no news, unless somebody wants each row at once.
         self._deaf = all(each.paced(follow) or each.framed(follow) for each, follow in self._follows)

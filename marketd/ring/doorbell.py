@@ -18,11 +18,11 @@ import contextlib
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import trio
 
 from marketd.errors import SegmentError
@@ -32,7 +32,9 @@ from marketd.ring.fence import fence
 SLOTS = 64
 RECHECK_S = 0.05
 _BOARD_BYTES = layout.HEADER_BYTES  # the least that a segment has
-_NUMBERS_BYTES = SLOTS * 8
+_NUMBER = struct.Struct("<Q")
+_NUMBER_BITS = _NUMBER.size * 8
+_NUMBERS_BYTES = SLOTS * _NUMBER.size
 _DRAIN_BYTES = 4096
 # Opened for writing, and nobody has it open for reading: the reader died. Without descriptors it can't be opened: the
 # reader looks again by itself.
@@ -84,15 +86,15 @@ class Bells:
         self._memory = segment.attach(path, writable=False)
         self._numbers = memoryview(self._memory).cast("Q")
         # Nothing was seen yet, so the first ring wakes everybody who fell asleep under a predecessor.
-        self._seen = np.zeros(SLOTS, np.uint64)
-        self._seen_bytes = self._seen.tobytes()
+        self._seen = bytearray(_NUMBERS_BYTES)
         self._fifos: dict[int, int] = {}
 
     def ring(self) -> None:
         """Wake every reader that fell asleep since the last call. About 0.2 us when there is none."""
         fence()
-        if self._memory[:_NUMBERS_BYTES] != self._seen_bytes:
-            self._ring_changed()
+        board = self._memory[:_NUMBERS_BYTES]
+        if board != self._seen:
+            self._ring_changed(board)
 
     def close(self) -> None:
         """Let go of the board and the FIFOs. Closing twice is fine."""
@@ -102,15 +104,17 @@ class Bells:
         self._numbers.release()
         self._memory.close()
 
-    def _ring_changed(self) -> None:
-        board = np.frombuffer(self._memory, np.uint64, SLOTS)
-        for slot in np.flatnonzero(board != self._seen).tolist():
+    def _ring_changed(self, board: bytes) -> None:
+        # Few instructions: this runs between two waits of a writer, when other processes have had the caches.
+        changed = int.from_bytes(board, "little") ^ int.from_bytes(self._seen, "little")
+        while changed:
+            slot = ((changed & -changed).bit_length() - 1) // _NUMBER_BITS
+            changed &= -1 << (slot + 1) * _NUMBER_BITS
             # Each number is loaded once and in one move: what is remembered is what was acted upon.
             number = self._numbers[slot]
-            self._seen[slot] = number
+            _NUMBER.pack_into(self._seen, slot * _NUMBER.size, number)
             if number & 1:
                 self._ring_slot(slot)
-        self._seen_bytes = self._seen.tobytes()
 
     def _ring_slot(self, slot: int) -> None:
         try:
@@ -135,8 +139,11 @@ class Bell:
             up by the machine, between publishing and ringing.
     """
 
-    def __init__(self, path: Path, *, recheck_s: float = RECHECK_S) -> None:
+    def __init__(self, path: Path, *, second_look: bool = True) -> None:
         """Take a free slot until this is closed or the process is gone.
+
+        Args:
+            second_look: whether data is found, within 0.1 s, that no ring tells of.
 
         Raises:
             SegmentError: the board is missing, all of its slots are taken, or no descriptor is left.
@@ -155,8 +162,11 @@ class Bell:
         self._numbers = memoryview(self._memory).cast("Q")
         # The holder before may have died asleep; the new number is even and one that the writer has not seen.
         self._numbers[self.slot] = (self._numbers[self.slot] | 1) + 1
-        self._recheck_s = recheck_s
+        self._second_look = second_look  # and is not watched yet
         self._waiting = False
+        self._asleep = False
+        self._seen_asleep = 0  # the sleep that was going on at the last look
+        self._shaken = False
         self.sleeps = 0
         self.late = 0
         self._drain()
@@ -172,12 +182,44 @@ class Bell:
         if ready():
             await trio.lowlevel.checkpoint()
             return
+        if self._second_look:
+            self._second_look = False
+            _watch(self)
         self._waiting = True
         try:
-            while not ready():
-                await self._sleep(ready)
+            while True:
+                self.sleeps += 1
+                self._drain()  # here, and not on waking, when others wait for what has come
+                self._numbers[self.slot] += 1
+                try:
+                    fence()
+                    if ready():
+                        await trio.lowlevel.checkpoint()
+                        return
+                    self._asleep = True
+                    await trio.lowlevel.wait_readable(self._fifo)
+                finally:
+                    self._asleep = False
+                    self._numbers[self.slot] += 1
+                if self._shaken:
+                    self._shaken = False
+                    self.late += self._drain() == 1 and ready()
+                if ready():
+                    return
         finally:
             self._waiting = False
+
+    def shake(self) -> None:
+        """Let whoever has slept since the last call look for data."""
+        if self._asleep and self._seen_asleep == self.sleeps:
+            self._shaken = True
+            os.write(self._fifo, b"\0")
+        self._seen_asleep = self.sleeps
+
+    @property
+    def closed(self) -> bool:
+        """Whether the slot was given up."""
+        return self._memory.closed
 
     def close(self) -> None:
         """Give up the slot. Closing twice is fine."""
@@ -187,27 +229,32 @@ class Bell:
             os.close(self._fifo)
             os.close(self._lock)
 
-    async def _sleep(self, ready: Callable[[], bool]) -> None:
-        self.sleeps += 1
-        self._numbers[self.slot] += 1
+    def _drain(self) -> int:
+        """Return how often it was rung."""
         try:
-            fence()
-            if ready():
-                await trio.lowlevel.checkpoint()
-                return
-            with trio.move_on_after(self._recheck_s) as scope:
-                await trio.lowlevel.wait_readable(self._fifo)
-        finally:
-            self._numbers[self.slot] += 1
-        rung = self._drain()
-        if scope.cancelled_caught and not rung and ready():
-            self.late += 1
-
-    def _drain(self) -> bool:
-        try:
-            return bool(os.read(self._fifo, _DRAIN_BYTES))
+            return len(os.read(self._fifo, _DRAIN_BYTES))
         except BlockingIOError:
-            return False
+            return 0
+
+
+# The bells of this run of trio that are looked at: by one task, as a timer for each sleep costs more than the sleep.
+_watched: trio.lowlevel.RunVar[set[Bell] | None] = trio.lowlevel.RunVar("marketd.ring.doorbell", None)
+
+
+def _watch(bell: Bell) -> None:
+    bells = _watched.get()
+    if bells is None:
+        bells = set()
+        _watched.set(bells)
+        trio.lowlevel.spawn_system_task(_shake_now_and_then, bells)
+    bells.add(bell)
+
+
+async def _shake_now_and_then(bells: set[Bell]) -> None:
+    while True:
+        await trio.sleep(RECHECK_S)
+        for bell in list(bells):
+            bells.discard(bell) if bell.closed else bell.shake()
 
 
 class MemoryBell:

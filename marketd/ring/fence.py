@@ -50,12 +50,6 @@ def _membarrier_fence(machine: str) -> Callable[[], None]:
     return fence
 
 
-_fence = _lock_fence() if platform.machine() == "x86_64" else _membarrier_fence(platform.machine())
-
-
-def fence() -> None:
-    """Let no load or store move across this line: a full memory barrier in the calling thread.
-
-    On x86-64 it is taking and releasing a free lock, elsewhere membarrier(2).
-    """
-    _fence()
+# Lets no load or store move across the line of a call: a full memory barrier in the calling thread. On x86-64 it is
+# taking and releasing a free lock, elsewhere membarrier(2).
+fence = _lock_fence() if platform.machine() == "x86_64" else _membarrier_fence(platform.machine())

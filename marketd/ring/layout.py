@@ -129,6 +129,12 @@ class RowLayout(NamedTuple):
         """The size of a row, a multiple of 8."""
         return self.row.itemsize
 
+    def offset(self, field: str) -> int:
+        """Where a field lies in a row, in bytes."""
+        fields = self.row.fields
+        assert fields is not None
+        return int(fields[field][1])
+
     def ring_bytes(self, rows: int) -> int:
         """The size of the segment of a ring of so many rows."""
         return HEADER_BYTES + rows * self.row_bytes

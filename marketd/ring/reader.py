@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ class RingReader:
         self._row, self._row_bytes = of.row, of.row_bytes
         self._nothing: NDArray[np.void] = np.empty(0, of.row)
         self._rescued = self._nothing
+        self._cursors_of: dict[int, Callable[[bytes], tuple[int, ...]]] = {}
         published = self.published
         self.cursor = published if cursor is None else cursor
         if not 0 <= self.cursor <= published:
@@ -101,6 +103,29 @@ class RingReader:
         if len(rows) <= cursor_last - cursor_first:
             raise Lapped(cursor_first, cursor_last - len(rows))
         return rows
+
+    def read_few(self, cursor_first: int, cursor_last: int) -> bytes | None:
+        """Return the bytes of a few published rows, both ends included; None where :meth:`read_range` has to be asked.
+
+        So it is if they are many, lie on both sides of the ring's end, or are overwritten. In a tenth of the time.
+        """
+        rows = cursor_last - cursor_first + 1
+        start = layout.HEADER_BYTES + (cursor_first & (self.rows - 1)) * self._row_bytes
+        end = start + rows * self._row_bytes
+        if rows > FEW_ROWS or end > len(self._bytes):
+            return None
+        fence()
+        copied = bytes(self._bytes[start:end])
+        fence()
+        if self._words[_RESERVED] - self.rows >= cursor_first:
+            return None
+        return copied if self._few_cursors(rows)(copied) == (*range(cursor_first, cursor_last + 1),) else None
+
+    def _few_cursors(self, rows: int) -> Callable[[bytes], tuple[int, ...]]:
+        found = self._cursors_of.get(rows)
+        if found is None:
+            found = self._cursors_of[rows] = struct.Struct("<" + rows * f"Q{self._row_bytes - 8}x").unpack
+        return found
 
     def received_ns(self, cursor: int) -> int:
         """Return when a published row of a tick ring came; 0 if it was overwritten. Cheap: for what measures."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from marketd.gateway.feed import Feed
 from marketd.gateway.selection import Choice, Selections
-from marketd.gateway.subscription import Batch, Subscription
+from marketd.gateway.subscription import Batch, Subscription, take_news
 from marketd.model import Kind
 from marketd.ring import layout
 from marketd.rpc import messages
@@ -110,7 +110,8 @@ class World:
             self.now_s += 0.03  # of ten frames a second, each comes with the fourth
             for follow in self.subscription.follows.values():
                 # The way that a client takes which keeps up, if it is open.
-                if number % 2 == 0 and (news := self.subscription.take_news(follow)):
+                key = self.subscription.plain(follow) if number % 2 == 0 else None
+                if key is not None and (news := take_news(follow, key)):
                     batch.add(news[1])
                 else:
                     self.subscription.take(follow, batch, self.now_s)

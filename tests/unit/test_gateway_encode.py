@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from marketd.gateway.encode import encode_answer, encode_notification, encode_refusal, encode_shared, encode_tail
+from marketd.gateway.encode import (
+    NewsFrame,
+    encode_answer,
+    encode_notification,
+    encode_refusal,
+    encode_shared,
+    encode_tail,
+)
 from marketd.rpc import messages
 from marketd.rpc.framing import Deframer
 
@@ -22,9 +29,11 @@ def test_shared_frame_with_a_tail_is_the_message_of_that_client(size: int, curso
     expected = messages.Rows(7, "sim", (1 << 52) - 1, cursor, cursor + 5, b"x" * size)
     fields = {"feed": "sim", "epoch": expected.epoch, "cursor_last": expected.cursor_last, "data": expected.data}
     shared = encode_shared("rows", fields)
-    answer = decode(shared + encode_tail(7, cursor))
-    assert answer.method == "rows"
-    assert msgspec.msgpack.decode(answer.params, type=messages.Rows) == expected
+    news = NewsFrame("rows", "sim", expected.epoch).encode(expected.data, cursor, expected.cursor_last, 7)
+    for frame in (shared + encode_tail(7, cursor), news):
+        answer = decode(frame)
+        assert answer.method == "rows"
+        assert msgspec.msgpack.decode(answer.params, type=messages.Rows) == expected
 
 
 def test_same_shared_bytes_serve_any_subscription() -> None:

@@ -41,6 +41,9 @@ class CountingRing:
         self.reads += 1
         return self._reader.read_range(cursor_first, cursor_last)
 
+    def read_few(self, cursor_first: int, cursor_last: int) -> bytes | None:
+        return self._reader.read_few(cursor_first, cursor_last)
+
 
 @pytest.fixture
 def feed(tmp_path: Path) -> FakeFeed:
@@ -134,6 +137,63 @@ def test_overwritten_rows_are_reported_unless_somebody_has_asked_for_them_before
     assert fanout.chunk(choice, "rows", 1, 100) is known
     with pytest.raises(Lapped):
         fanout.chunk(choice, "rows", 101, 200)
+
+
+def test_news_is_the_message_of_the_range_for_all_and_for_some(feed: FakeFeed) -> None:
+    fanout = Fanout("sim", CountingRing(feed))
+    every, usual, some, none = make_choice("*"), make_choice("*", kinds=BOTH), make_choice("i2/*"), make_choice("i9/*")
+    everything = make_choice("*", kinds=BOTH | {Kind.LEVEL})
+    feed.trades(20, 4)
+    for first, head in ((1, 20), (5, 5), (19, 20)):
+        for choice in (every, usual, everything, some):
+            for form, kind in (("rows", messages.Rows), ("columns", messages.Columns)):
+                news = fanout.news((choice, form, 7), first, head)
+                chunk = fanout.chunk(choice, form, first, head)
+                if not chunk.rows:
+                    assert news is None
+                    continue
+                assert news is not None
+                rows, data = news
+                (payload,) = Deframer(1 << 24).receive_data(data)
+                told = msgspec.msgpack.decode(payload, type=messages.Answer)
+                (wanted,) = decode(chunk.frames, kind)
+                assert rows == chunk.rows
+                assert msgspec.msgpack.decode(told.params, type=kind) == msgspec.structs.replace(wanted, subscription=7)
+        assert fanout.news((none, "rows", 7), first, head) is None
+
+
+def test_news_is_made_once_for_all_whose_subscription_has_the_same_number(feed: FakeFeed) -> None:
+    fanout = Fanout("sim", CountingRing(feed))
+    choice = make_choice("*")
+    feed.trades(5)
+    first = fanout.news((choice, "rows", 1), 1, 5)
+    assert first is not None
+    assert fanout.news((choice, "rows", 1), 1, 5) is first
+    assert fanout.news((choice, "rows", 2), 1, 5) != first
+    feed.trades(5)
+    later = fanout.news((choice, "rows", 1), 6, 10)
+    assert later is not None
+    assert later != first
+
+
+def test_what_is_not_wanted_by_its_kind_is_not_in_the_news(feed: FakeFeed) -> None:
+    fanout = Fanout("sim", CountingRing(feed))
+    feed.trade(1)
+    feed.quote(2)
+    trades = make_choice("*", kinds=frozenset({Kind.TRADE}))
+    news = fanout.news((trades, "rows", 1), 1, 2)
+    assert news is not None
+    assert news[0] == 1
+
+
+def test_large_or_overwritten_ranges_are_no_news(feed: FakeFeed) -> None:
+    fanout = Fanout("sim", CountingRing(feed))
+    choice = make_choice("*")
+    feed.trades(1000)
+    assert fanout.news((choice, "rows", 1), 1, 1000) is None
+    assert fanout.news((choice, "rows", 1), 500, 1000) is None
+    feed.trades(1000)
+    assert fanout.news((choice, "rows", 1), 1, 10) is None
 
 
 def test_cache_lets_the_oldest_go_by_number_and_by_size() -> None:

@@ -14,8 +14,6 @@ from marketd.errors import SegmentError
 from marketd.ring.doorbell import SLOTS, Bell, Bells, MemoryBell, create_bells, unlink_bells
 from tests.conftest import PROJECT
 
-NEVER_S = float("inf")  # without the second look, a wake-up that is lost hangs the test
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -33,8 +31,9 @@ class Box:
 
 
 async def test_sleeping_readers_are_all_woken(path: Path):
+    """Here and below without the second look, so that a wake-up that is lost hangs the test."""
     bells, box = Bells(path), Box()
-    sleepers = [Bell(path, recheck_s=NEVER_S) for _ in range(3)]
+    sleepers = [Bell(path, second_look=False) for _ in range(3)]
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             for bell in sleepers:
@@ -90,14 +89,14 @@ async def test_reader_that_finds_data_does_not_sleep(path: Path):
 
 
 async def test_data_published_while_falling_asleep_is_found(path: Path):
-    bell = Bell(path, recheck_s=NEVER_S)
-    answers = iter([False, False, True, True])  # the writer looked at the board just before the reader marked it
+    bell = Bell(path, second_look=False)
+    answers = iter([False, True])  # the writer looked at the board just before the reader marked it
     with trio.fail_after(10):
         await bell.wait(lambda: next(answers))
 
 
 async def test_ring_without_data_does_not_end_the_wait(path: Path):
-    bells, box, bell = Bells(path), Box(), Bell(path, recheck_s=NEVER_S)
+    bells, box, bell = Bells(path), Box(), Bell(path, second_look=False)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bell.wait, box.ready)
@@ -121,7 +120,7 @@ async def test_writer_that_died_before_ringing_is_noticed_all_the_same(path: Pat
 
 async def test_successor_of_a_writer_wakes_who_fell_asleep_before(path: Path):
     Bells(path).close()
-    box, bell = Box(), Bell(path, recheck_s=NEVER_S)
+    box, bell = Box(), Bell(path, second_look=False)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bell.wait, box.ready)
@@ -131,7 +130,7 @@ async def test_successor_of_a_writer_wakes_who_fell_asleep_before(path: Path):
 
 
 async def test_cancelled_wait_leaves_the_reader_awake_and_the_bell_usable(path: Path):
-    bells, box, bell = Bells(path), Box(), Bell(path, recheck_s=NEVER_S)
+    bells, box, bell = Bells(path), Box(), Bell(path, second_look=False)
     with trio.move_on_after(0.01):
         await bell.wait(box.ready)
     bells.ring()
@@ -156,7 +155,7 @@ async def test_two_tasks_on_one_bell_are_refused(path: Path):
 
 
 async def test_reader_that_does_not_wake_up_is_rung_once(path: Path):
-    bells, box, bell = Bells(path), Box(), Bell(path, recheck_s=NEVER_S)
+    bells, box, bell = Bells(path), Box(), Bell(path, second_look=False)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bell.wait, box.ready)
         await trio.testing.wait_all_tasks_blocked()
@@ -181,7 +180,7 @@ async def test_reader_killed_in_its_sleep_hurts_nobody_and_frees_its_slot(path: 
             assert reader.stdout.readline() == b"asleep 0\n"
             reader.kill()
         bells.ring()
-    box, bell = Box(), Bell(path, recheck_s=NEVER_S)
+    box, bell = Box(), Bell(path, second_look=False)
     assert bell.slot == 0
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

@@ -11,7 +11,7 @@ import trio.testing
 from marketd.errors import Lapped, SegmentError
 from marketd.ring import layout, segment
 from marketd.ring.doorbell import MemoryBell
-from marketd.ring.reader import RingReader
+from marketd.ring.reader import FEW_ROWS, RingReader
 from marketd.ring.writer import RingWriter, create_ring
 
 ROWS = 32
@@ -171,6 +171,49 @@ def test_range_overwritten_during_the_copy_is_lapped(path: Path, monkeypatch: py
     with pytest.raises(Lapped) as lapped:
         reader.read_range(18, 20)
     assert (lapped.value.cursor_first, lapped.value.cursor_last) == (18, 20)
+
+
+def test_few_rows_are_had_in_one_piece_wherever_they_lie_in_one(path: Path):
+    writer, reader = RingWriter(path), RingReader(path)
+    had = 0
+    for _ in range(3 * ROWS):
+        write(writer, 1)
+        for first in range(reader.oldest, reader.published + 1):
+            found = reader.read_few(first, reader.published)
+            in_one_piece = first % ROWS <= reader.published % ROWS
+            assert found == (reader.read_range(first, reader.published).tobytes() if in_one_piece else None)
+            had += in_one_piece
+        if reader.oldest > 1:
+            assert reader.read_few(reader.oldest - 1, reader.oldest - 1) is None  # overwritten
+    assert had > ROWS * ROWS // 2
+
+
+def test_many_rows_are_not_had_in_one_piece(tmp_path: Path):
+    create_ring(tmp_path / "large", 256)
+    writer, reader = RingWriter(tmp_path / "large"), RingReader(tmp_path / "large")
+    write(writer, 100)
+    assert len(reader.read_few(10, 9 + FEW_ROWS) or b"") == FEW_ROWS * layout.ROW_BYTES
+    assert reader.read_few(10, 10 + FEW_ROWS) is None
+
+
+def test_few_rows_overwritten_during_the_copy_are_not_had(path: Path, monkeypatch: pytest.MonkeyPatch):
+    writer, reader = RingWriter(path), RingReader(path)
+    write(writer, 4)
+    assert reader.read_few(1, 4) is not None
+    monkeypatch.setattr("marketd.ring.reader.fence", fence_that(lambda: None, lambda: write(writer, ROWS)))
+    assert reader.read_few(1, 4) is None
+
+
+def test_few_rows_of_which_one_bears_another_cursor_are_not_had(path: Path):
+    writer, reader = RingWriter(path), RingReader(path)
+    write(writer, 4)
+    with path.open("r+b") as file:
+        file.seek(layout.HEADER_BYTES + 3 * layout.ROW_BYTES)
+        file.write(b"\x09")
+    assert reader.read_few(1, 2) is not None
+    assert reader.read_few(1, 4) is None
+    with pytest.raises(SegmentError, match="other cursors"):
+        reader.read_range(1, 4)
 
 
 def test_row_that_bears_another_cursor_than_its_place_stops_the_reader(path: Path):
