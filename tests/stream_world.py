@@ -21,7 +21,7 @@ import msgspec
 import trio
 from anyio.abc import TaskStatus
 
-from marketd.client import AsyncClient, AsyncStream, ConnectionLost, Frame, RequestError, open_client
+from marketd.client import AsyncClient, AsyncStream, ConnectionLost, DeadlineExceeded, Frame, RequestError, open_client
 from marketd.client.subscription import State, Subscription
 from marketd.model import GapReason
 from marketd.ring.layout import KINDS_BY_NAME
@@ -230,6 +230,7 @@ class Listener:
         self.closed = False
         self.complete = False
         self.changing = False
+        self._impatient = False
         self._world = world
         self._scope = trio.CancelScope()
         self._reads = trio.Event()
@@ -298,20 +299,25 @@ class Listener:
         remove: Iterable[str] = (),
         rate_hz: float | None = None,
         paused: bool | None = None,
+        patience_s: float = FOR_EVER_S,
     ) -> None:
-        """Update it."""
+        """Update it, and wait so long for the answer."""
         assert self.stream is not None
         self.changing = True
         if paused is False:
             self.log.append(Unpaused())
         try:
             await self.stream.update(
-                add=list(add), remove=list(remove), rate_hz=rate_hz, paused=paused, timeout_s=FOR_EVER_S
+                add=list(add), remove=list(remove), rate_hz=rate_hz, paused=paused, timeout_s=patience_s
             )
         except ConnectionLost:
             return  # nothing was changed then
+        except DeadlineExceeded:
+            self._impatient = True
+            return  # it may be changed yet
         except RequestError as error:
-            if error.code != "unknown_instrument":
+            # What was taken out by a change that nobody waited for can't be taken out again.
+            if error.code != "unknown_instrument" and not (error.code == "invalid_params" and self._impatient):
                 raise
             return
         finally:

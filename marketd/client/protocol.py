@@ -153,11 +153,15 @@ class ClientProtocol:
         return self._submit(self._new_call(method, params, timeout_s))
 
     def forget(self, call: Call) -> None:
-        """Wait no more for an answer."""
+        """Wait no more for an answer.
+
+        A change of a stream that is under way may be made yet: its answer is still taken, so that the stream is known
+        as the server has it.
+        """
         if call.method == "subscribe" and call.subscription is not None and not call.done:
             # The call stays: should it be answered yet, the stream must be closed at the server.
             self._end(call.subscription, None)
-        else:
+        elif call.method != "update":
             self._calls.pop(call.id, None)
 
     def subscribe(self, params: messages.SubscribeParams, timeout_s: float | None = None) -> Call:

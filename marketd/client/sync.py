@@ -533,7 +533,11 @@ class Stream:
         paused: bool | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        """Add or remove names and globs, change the rate, pause or go on. See :meth:`Client.subscribe` for errors."""
+        """Add or remove names and globs, change the rate, pause or go on. See :meth:`Client.subscribe` for errors.
+
+        After a :class:`DeadlineExceeded` the change may be made yet, and then holds. It was not after a
+        :class:`ConnectionLost`.
+        """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         change = messages.UpdateParams(0, list(add), list(remove), rate_hz, paused)
         call = self._line.protocol.update(self._subscription, change, timeout_s)

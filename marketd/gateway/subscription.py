@@ -332,7 +332,6 @@ class Subscription:
         if (
             self.contract == "lossless"
             and self._unpaused is None
-            and follow.sent == follow.cursor
             and follow.resume_gap is None
             and not follow.replay_to
             and follow.past is None
@@ -478,7 +477,12 @@ def take_news(follow: Follow, key: NewsKey) -> tuple[int, bytes] | None:
     """
     feed = follow.feed
     head = feed.head
-    if follow.cursor >= head or follow.told != len(follow.choice.ids) or follow.info is not feed.info:
+    if (
+        follow.cursor >= head
+        or follow.sent != follow.cursor
+        or follow.told != len(follow.choice.ids)
+        or follow.info is not feed.info
+    ):
         return None
     news = feed.fanout.news(key, follow.cursor + 1, head)
     if news is not None:

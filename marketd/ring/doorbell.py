@@ -163,10 +163,10 @@ class Bell:
         # The holder before may have died asleep; the new number is even and one that the writer has not seen.
         self._numbers[self.slot] = (self._numbers[self.slot] | 1) + 1
         self._second_look = second_look  # and is not watched yet
-        self._waiting = False
+        self._ready: Callable[[], bool] | None = None  # what the one who waits waits for
         self._asleep = False
         self._seen_asleep = 0  # the sleep that was going on at the last look
-        self._shaken = False
+        self._woken_late = False
         self.sleeps = 0
         self.late = 0
         self._drain()
@@ -177,7 +177,7 @@ class Bell:
         Raises:
             trio.BusyResourceError: another task waits on this bell.
         """
-        if self._waiting:
+        if self._ready is not None:
             raise trio.BusyResourceError("another task waits on this bell; let it wake this one")
         if ready():
             await trio.lowlevel.checkpoint()
@@ -185,7 +185,7 @@ class Bell:
         if self._second_look:
             self._second_look = False
             _watch(self)
-        self._waiting = True
+        self._ready = ready
         try:
             while True:
                 self.sleeps += 1
@@ -201,20 +201,26 @@ class Bell:
                 finally:
                     self._asleep = False
                     self._numbers[self.slot] += 1
-                if self._shaken:
-                    self._shaken = False
-                    self.late += self._drain() == 1 and ready()
+                if self._woken_late:
+                    self._woken_late = False
+                    self.late += self._drain() == 1  # the writer has not rung meanwhile
                 if ready():
                     return
         finally:
-            self._waiting = False
+            self._ready = None
 
-    def shake(self) -> None:
-        """Let whoever has slept since the last call look for data."""
-        if self._asleep and self._seen_asleep == self.sleeps:
-            self._shaken = True
+    def look(self) -> None:
+        """Wake whoever has slept since the last call although there is data."""
+        if self._asleep and self._seen_asleep == self.sleeps and self._has_data():
+            self._woken_late = True
             os.write(self._fifo, b"\0")
         self._seen_asleep = self.sleeps
+
+    def _has_data(self) -> bool:
+        try:
+            return self._ready is not None and self._ready()
+        except ValueError:
+            return True  # what is looked at was closed: whoever waits for it finds that out
 
     @property
     def closed(self) -> bool:
@@ -246,15 +252,15 @@ def _watch(bell: Bell) -> None:
     if bells is None:
         bells = set()
         _watched.set(bells)
-        trio.lowlevel.spawn_system_task(_shake_now_and_then, bells)
+        trio.lowlevel.spawn_system_task(_look_now_and_then, bells)
     bells.add(bell)
 
 
-async def _shake_now_and_then(bells: set[Bell]) -> None:
+async def _look_now_and_then(bells: set[Bell]) -> None:
     while True:
         await trio.sleep(RECHECK_S)
         for bell in list(bells):
-            bells.discard(bell) if bell.closed else bell.shake()
+            bells.discard(bell) if bell.closed else bell.look()
 
 
 class MemoryBell:

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from marketd.rpc import messages
-from tests.stream_world import RING_ROWS, Listener, Run, Wish, World
+from tests.stream_world import FOR_EVER_S, RING_ROWS, Listener, Run, Wish, World
 
 LISTENERS_MAX = 4
 IDLE_S = 0.001  # of real time, after which the clock jumps: what is sent within one process is there at once
+PATIENCE_S = st.sampled_from([FOR_EVER_S, FOR_EVER_S, 0.01])  # of who waits for the answer to a change
 FEEDS = st.sampled_from(sorted(RING_ROWS))
 ROWS = st.builds(
     Run, st.integers(1, 4), st.sampled_from(["trade", "quote", "quote", "level"]), st.sampled_from([1, 1, 2, 5, 12])
@@ -121,14 +122,17 @@ class StreamMachine(RuleBasedStateMachine):
         remove=st.sets(st.integers(0, 3), max_size=3),
         name=FEEDS,
         runs=st.lists(ROWS, max_size=2),
+        patience_s=PATIENCE_S,
     )
-    def change_instruments(self, number: int, add: list[str], remove: set[int], name: str, runs: list[Run]) -> None:
+    def change_instruments(
+        self, number: int, add: list[str], remove: set[int], name: str, runs: list[Run], patience_s: float
+    ) -> None:
         """Right after rows that the stream may have been about to pass over."""
 
         def change(listener: Listener) -> None:
             gone = [instrument for place, instrument in enumerate(listener.instruments) if place in remove]
             self._write(name, runs)
-            self.world.change(listener, add=add, remove=gone)
+            self.world.change(listener, add=add, remove=gone, patience_s=patience_s)
 
         self.with_listener(number, change)
 
@@ -136,9 +140,9 @@ class StreamMachine(RuleBasedStateMachine):
     def change_rate(self, number: int, rate_hz: float) -> None:
         self.with_listener(number, lambda listener: self.world.change(listener, rate_hz=rate_hz))
 
-    @rule(number=st.integers(0, 3), paused=st.booleans())
-    def pause(self, number: int, paused: bool) -> None:
-        self.with_listener(number, lambda listener: self.world.change(listener, paused=paused))
+    @rule(number=st.integers(0, 3), paused=st.booleans(), patience_s=PATIENCE_S)
+    def pause(self, number: int, paused: bool, patience_s: float) -> None:
+        self.with_listener(number, lambda listener: self.world.change(listener, paused=paused, patience_s=patience_s))
 
     # --- the way between ---
 

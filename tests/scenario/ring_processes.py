@@ -103,7 +103,7 @@ async def answer(here: Path, there: Path, rounds: int, begins: bool) -> None:
     """Write one row here for each row that comes from there, after a pause of any length from none to some 20 us."""
     writer = RingWriter(here, Bells(here.with_suffix(".bells")))
     # There is no second look: a wake-up that is lost stops both sides.
-    reader, bell = RingReader(there, cursor=0), Bell(there.with_suffix(".bells"), recheck_s=float("inf"))
+    reader, bell = RingReader(there, cursor=0), Bell(there.with_suffix(".bells"), second_look=False)
     rng = random.Random(begins)
     received = 0
     while received < rounds:

@@ -337,6 +337,36 @@ def test_stream_that_is_changed_while_it_is_opened_is_opened_with_the_change() -
     assert (stream.state, stream.id) == (State.LIVE, 2)
 
 
+def test_change_that_is_answered_too_late_is_known_all_the_same() -> None:
+    """Else the stream would be opened without it after the next reconnect, and its rows were missed without a word."""
+    talk = Talk()
+    stream = talk.subscribe("btc/usdt.spot.fake")
+    call = talk.client.update(stream, messages.UpdateParams(0, add=["eth*"]))
+    assert call is not None
+    talk.client.forget(call)
+    talk.exchange()
+    assert stream.params.instruments == ["btc/usdt.spot.fake", "eth*"]
+    talk.client.connection_lost("cut")
+    talk.connect()
+    assert stream.state is State.LIVE
+    assert talk.world.requests[-1][1].instruments == ["btc/usdt.spot.fake", "eth*"]
+
+
+def test_change_that_is_refused_too_late_or_lost_is_not_made() -> None:
+    talk = Talk()
+    stream = talk.subscribe("btc/usdt.spot.fake")
+    talk.world.refuse["update"] = messages.ErrorBody(-32001, "no", {"code": "unknown_instrument"})
+    for change in ("sol*", "xrp*"):
+        call = talk.client.update(stream, messages.UpdateParams(0, add=[change]))
+        assert call is not None
+        talk.client.forget(call)
+        if change == "sol*":
+            talk.exchange()
+    talk.client.connection_lost("cut")
+    talk.connect()
+    assert stream.params.instruments == ["btc/usdt.spot.fake"]
+
+
 def test_stream_that_is_parked_while_an_update_is_on_its_way_is_opened_again_with_the_change() -> None:
     """The answer to the update is about a stream that is closed by then."""
     talk = Talk()
