@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import fnmatch
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -290,7 +290,9 @@ class _Checker:
 
     def _opened(self, event: Opened) -> None:
         for feed, start in event.feeds.items():
-            if feed in self.at and self.at[feed].epoch == start.epoch:
+            if event.by_update and feed in self.at and feed not in self._met | event.met:
+                self.at[feed] = Position(start.epoch, start.cursor)  # only the token had named it: it begins there
+            elif feed in self.at and self.at[feed].epoch == start.epoch:
                 self.opened_at(feed, start)
         if self.instruments is not None:
             self._unseen |= event.feeds.keys() - self.at.keys()
@@ -352,6 +354,8 @@ class _Checker:
     def _news(self, news: News) -> None:
         at = self.at.get(news.feed)
         if news.state == "stopped":
+            if at is not None and (news.feed in self._left or self._stopped.get(news.feed) == at.epoch):
+                at = None  # a later epoch than the one where the stream stands, which had nothing to tell
             if at is not None:
                 self.nothing_between(news.feed, at.cursor + 1, self.history.epochs[news.feed, at.epoch].published)
             self._stopped[news.feed] = 0 if at is None else at.epoch
@@ -521,7 +525,12 @@ class _Latest(_Checker):
         self._forgiven: dict[tuple[str, int, str], int] = {}  # by name: what was overwritten before it was wanted
         self._gaps: dict[tuple[str, int], int] = {}
         self._events_from: dict[str, int] = {}  # gap and status rows up to there may have come before the stream
-        self._events_to: dict[tuple[str, int], int] = {}
+        self._events_to: dict[tuple[str, int, str], int] = {}
+        # Gap and status rows of a message whose last frame, which has its range, is to come.
+        self._parts: dict[tuple[str, int], set[int]] = {}
+
+    def between_messages(self) -> None:
+        self._parts.clear()
 
     def opened_at(self, feed: str, start: Start) -> None:
         pass  # it begins with the present state, wherever it was
@@ -566,10 +575,12 @@ class _Latest(_Checker):
             if row.kind in STATE_KINDS:
                 self._state(where, row, count)
             else:
-                if count != 1 or row.cursor <= self._events_to.get(where, 0):
+                if count != 1 or row.cursor <= self._events_to.get((*where, row.kind), 0):
                     raise Wrong(f"{row} was told already, or stands for others")
-                self._events_to[where] = row.cursor
-        self._check_events(event)
+                self._events_to[*where, row.kind] = row.cursor
+                self._parts.setdefault(where, set()).add(row.cursor)
+        if event.last >= event.first:
+            self._check_events(event, self._parts.pop(where, set()))
         self.at[event.feed] = Position(event.epoch, event.last)
 
     def _state(self, where: tuple[str, int], row: Row, count: int) -> None:
@@ -586,8 +597,7 @@ class _Latest(_Checker):
         self.newest[key] = row.cursor
         self.counted.add(key)
 
-    def _check_events(self, event: Told) -> None:
-        told = {row.cursor for row in event.rows}
+    def _check_events(self, event: Told, told: Set[int]) -> None:
         begin = max(event.first, self._events_from.get(event.feed, 0) + 1)
         for cursor, want in self.wanted(event.feed, event.epoch, begin, event.last).items():
             kind, _ = self.history.epochs[event.feed, event.epoch].rows[cursor - 1]

@@ -78,6 +78,8 @@ class Subscription:
         self._told_lost = False
         self._removed = False  # instruments, since the server's last answer
         self._replayed: set[str] = set()
+        self._untold: set[str] = set()  # feeds whose first states have not come yet
+        self._without_snapshot: set[str] = set()  # feeds whose snapshot has not come yet
 
     # --- the reader's side ------------------------------------------------------------------------------------------
 
@@ -162,6 +164,9 @@ class Subscription:
 
     def opened(self, result: messages.SubscribeResult) -> None:
         """Take the server's answer to a subscribe."""
+        opens = self.state is not State.LIVE
+        if opens:
+            self._expect_first_messages(result)
         self.state = State.LIVE
         self.id = result.subscription
         self.result = result
@@ -171,8 +176,10 @@ class Subscription:
             self._removed = False
             self._forget(self._received.keys() - {feed.name for feed in result.feeds})
         for feed in result.feeds:
+            # A feed that only a token had named, and that an update has brought in, begins there like any other.
+            goes_on = feed.name in self._received and (opens or feed.name in self._names)
             self._learn(feed.name, feed.epoch, feed.instruments, feed.kinds)
-            if feed.name in self._received:
+            if goes_on:
                 continue
             self._received[feed.name] = start = Position(feed.epoch, feed.cursor)
             if self._delivered.setdefault(feed.name, start) is not start:  # it was read before, and not for a while
@@ -180,6 +187,14 @@ class Subscription:
         if self._told_lost:
             self._told_lost = False
             self.tell("reconnected")
+
+    def _expect_first_messages(self, result: messages.SubscribeResult) -> None:
+        names = {feed.name for feed in result.feeds}
+        self._untold = {name for name in names if self.latest(name)}
+        self._without_snapshot = set()
+        if self.params.snapshot:
+            ticks = {name for name in names if not name.endswith(STEPS_SUFFIX)}
+            self._without_snapshot = ticks - self._untold - self._received.keys()
 
     def _forget(self, feeds: Set[str]) -> None:
         """Miss nothing any more of feeds that the server does not read for it now, unless they are only away."""
@@ -195,6 +210,9 @@ class Subscription:
     def lost(self, reason: str, *, asked: bool) -> None:
         """Note that the connection broke; ``asked``: whether there is a request that opens it again."""
         self.id = None
+        for feed in self._without_snapshot:
+            self._received.pop(feed, None)  # to begin there once more, with a snapshot
+        self._without_snapshot.clear()
         if self.state is State.OPENING and not asked:
             self.state = State.LOST
         if self.state in (State.LIVE, State.REFUSED):
@@ -244,10 +262,12 @@ class Subscription:
         if isinstance(message, messages.Instruments):
             self._learn(message.feed, message.epoch, message.instruments, message.kinds)
             return True
-        if self.buffered_bytes > self._buffer_bytes:
+        if self.buffered_bytes > self._buffer_bytes and not self._must_take(message):
             return False
         if isinstance(message, messages.Status):
             self.tell(message.state, message.detail, feed=message.feed)
+            if message.state == "stopped":
+                self._untold.discard(message.feed)
         elif isinstance(message, messages.ReplayCompleted):
             if self.params.from_ns is not None and message.feed not in self._replayed:
                 self._replayed.add(message.feed)
@@ -256,6 +276,7 @@ class Subscription:
             what = f"{message.fqme} {message.kind} {message.from_ns} {message.to_ns} {message.bars}"
             self.tell("gap_filled", what, feed=message.feed)
         elif isinstance(message, messages.Snapshot):
+            self._without_snapshot.discard(message.feed)
             for source in snapshot_sources(message, self._names_of(message.feed, message.epoch)):
                 self._put(source)
         elif isinstance(message, messages.Gap):
@@ -263,6 +284,13 @@ class Subscription:
         else:
             self._receive_rows(message)
         return True
+
+    def _must_take(self, message: Message) -> bool:
+        """Whether it is taken though the buffer is full: if opening the stream anew would bring the same once more.
+
+        So it is with what a feed begins with, which is as large as there are instruments, and not as time goes on.
+        """
+        return message.feed in self._untold or isinstance(message, messages.Snapshot)
 
     def _receive_rows(self, message: RowMessage) -> None:
         if not isinstance(message, messages.TickFrame) and is_forming(message):
@@ -274,6 +302,8 @@ class Subscription:
         for part in columns_of(message, first) if isinstance(message, messages.TickFrame) else [message]:
             self._put_rows(part, part.cursor_first if isinstance(message, messages.TickFrame) else first)
         self._received[message.feed] = Position(message.epoch, message.cursor_last)
+        if first <= message.cursor_last or not isinstance(message, messages.Columns):
+            self._untold.discard(message.feed)  # of states in columns, the last message of several has the range
 
     def _put_rows(self, message: messages.Rows | messages.Columns | messages.Bars, first: int) -> None:
         names = self._names_of(message.feed, message.epoch)

@@ -454,12 +454,13 @@ class Subscription:
             message = messages.Rows(*where, first, last, rows.tobytes(), merged)
             batch.add(encode_notification("rows", message))
             return
-        for run in column_runs(rows):
-            # A state may be older than the range that it is told in: then its part of the range is empty.
-            run_last = max(first - 1, run.cursor_last(last))
+        order = np.argsort(rows["kind"], kind="stable")
+        merged = [merged[place] for place in order.tolist()]
+        runs = column_runs(rows[order])
+        for run in runs:
+            run_last = last if run is runs[-1] else first - 1  # the range is told with the last of them
             columns = messages.Columns(*where, first, run_last, run.kind, run.columns, merged[run.start : run.end])
             batch.add(encode_notification("columns", columns))
-            first = run_last + 1
 
     def _gap(self, follow: Follow, first: int, last: int, lost: int, reason: GapReason) -> messages.Gap:
         feed = follow.feed

@@ -502,18 +502,29 @@ async def test_latest_keeps_to_its_rate_over_all_its_instruments(tmp_path: Path)
         assert total > 20
 
 
-async def test_latest_in_columns_has_the_same_ranges_and_counts(tmp_path: Path) -> None:
+async def test_latest_in_columns_is_a_message_for_each_kind_and_the_last_has_the_range(tmp_path: Path) -> None:
     async with open_gateway(feed := FakeFeed(tmp_path, "sim", 1024, 2)) as gateway:
-        feed.quote(1, 1.0)
-        feed.trade(1, 2.0)
+        for instrument in (1, 2):
+            feed.quote(instrument, 1.0)
+            feed.trade(instrument, 2.0)
         client = await gateway.connect()
         await client.call("subscribe", instruments=["*"], contract="latest", format="columns", rate_hz=1000)
         found = [await client.told("columns") for _ in range(2)]
         assert [(m["kind"], m["cursor_first"], m["cursor_last"], m["merged"]) for m in found] == [
-            ("quote", 1, 1, [1]),
-            ("trade", 2, 2, [1]),
+            ("trade", 1, 0, [1, 1]),
+            ("quote", 1, 4, [1, 1]),
         ]
-        assert found[1]["columns"]["price"] == [2.0]
+        assert [m["columns"]["cursor"] for m in found] == [[2, 4], [1, 3]]
+        assert found[0]["columns"]["price"] == [2.0, 2.0]
+        feed.gap()
+        feed.quote(2, 3.0)
+        feed.quote(2, 4.0)
+        found = [await client.told("columns") for _ in range(2)]
+        assert [(m["kind"], m["cursor_first"], m["cursor_last"], m["merged"]) for m in found] == [
+            ("quote", 5, 4, [2]),
+            ("gap", 5, 7, [1]),
+        ]
+        assert [m["columns"]["cursor"] for m in found] == [[7], [5]]
 
 
 @pytest.mark.parametrize("form", ["rows", "columns"])

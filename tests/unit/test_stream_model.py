@@ -178,6 +178,26 @@ def test_feed_of_a_token_is_left_once_its_instruments_are_known() -> None:
     lossless(away, known, opened(cursor=6, by_update=True), *each(7), resume=stand)
 
 
+def test_feed_of_a_token_that_an_update_brings_in_begins_there() -> None:
+    stand = {"sim": Position(OLD, 3)}
+    unheard = Opened(("other",), {})
+    lossless(unheard, opened(cursor=6, by_update=True), *each(7), resume=stand)
+    with pytest.raises(Wrong, match="missing"):
+        lossless(opened(cursor=6), *each(7), resume=stand)
+    with pytest.raises(Wrong, match="missing"):
+        lossless(opened(), *each(1, 3), opened(cursor=6, by_update=True), *each(7))
+
+
+def test_end_of_an_epoch_that_had_nothing_to_tell_says_nothing_of_the_one_before() -> None:
+    stopped, truth = News("stopped", "sim"), history(replaced=True)
+    begun = lapped(1, 0, -1, reason="epoch", epoch=NEW)
+    some = opened(A, names=(A,))
+    rows = [event for event in each() if isinstance(event, Told) and event.rows[0].name != B]
+    lossless(some, *rows, stopped, Opened(("*",), {}, by_update=True), stopped, begun, *each(epoch=NEW), truth=truth)
+    with pytest.raises(Wrong, match="missing"):
+        lossless(some, stopped, begun, *each(epoch=NEW), truth=truth)
+
+
 def test_new_epoch_is_told_by_a_gap() -> None:
     truth = history(replaced=True)
     begin, begun = opened(epoch=NEW, cursor=3), lapped(1, 3, -1, reason="epoch", epoch=NEW)
@@ -336,6 +356,19 @@ def test_gap_and_status_rows_are_not_merged_away() -> None:
     latest(opened(), *(event._replace(published=4) for event in merged))
     with pytest.raises(Wrong, match="the status row 7"):
         latest(opened(), *FIRST, *REST[:3], told(7, 8, 8, merged=(1,)))
+
+
+def test_message_of_states_may_be_a_frame_for_each_kind_of_which_the_last_has_the_range() -> None:
+    def frames(*gap: int) -> list[Event]:
+        trade, quote = told(1, 8, 1, 6, reach=0, merged=(1, 1)), told(1, 8, 5, 8, reach=0, merged=(1, 1))
+        events = [told(1, 8, cursor, reach=0, merged=(1,)) for cursor in gap]
+        return [trade, quote, *events, told(1, 8, 7, merged=(1,))]
+
+    latest(opened(), *frames(4))
+    with pytest.raises(Wrong, match="the gap row 4"):
+        latest(opened(), *frames())
+    with pytest.raises(Wrong, match="told already"):
+        latest(opened(), *frames(4, 4))
 
 
 def test_state_that_was_lost_is_excused_by_a_gap_alone() -> None:
