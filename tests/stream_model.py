@@ -615,7 +615,11 @@ class _Latest(_Checker):
                 raise Wrong(f"the token has {token.get(feed)} for {feed}, where {at} is reached")
 
     def check_end(self, feed: str, number: int) -> None:
-        newest = {row: cursor for cursor, row in enumerate(self.history.epochs[feed, number].rows, 1)}
+        epoch = self.history.epochs[feed, number]
+        newest = {row: cursor for cursor, row in enumerate(epoch.rows, 1)}
+        start = self.starts.get(feed)
+        if start is None or start.epoch != number:  # it came later, and had no state to tell perhaps
+            self._gaps.setdefault((feed, number), epoch.oldest - 1)
         for (kind, name), cursor in newest.items():
             if kind not in STATE_KINDS or kind not in self.kinds or not self._matches(name):
                 continue

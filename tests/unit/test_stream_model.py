@@ -381,6 +381,13 @@ def test_state_that_was_lost_is_excused_by_a_gap_alone() -> None:
             latest(*wrong, truth=truth)
 
 
+def test_state_that_was_overwritten_before_its_feed_came_is_not_owed() -> None:
+    came_later = Opened(("*",), {})
+    latest(came_later, truth=history(oldest=9))
+    with pytest.raises(Wrong, match="newest"):
+        latest(came_later, truth=history(oldest=8))
+
+
 def test_state_of_an_instrument_that_is_added_is_owed() -> None:
     added = opened(A, B, by_update=True)
     states = [told(1, 8, 1, reach=1, merged=(1,)), told(2, 8, 5, merged=(1,))]
