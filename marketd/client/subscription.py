@@ -77,6 +77,7 @@ class Subscription:
         self._frame: Frame | None = None
         self._told_lost = False
         self._removed = False  # instruments, since the server's last answer
+        self._leaving: set[str] = set()  # feeds that had some then, until it is seen whether the server reads them on
         self._replayed: set[str] = set()
         self._untold: set[str] = set()  # feeds whose first states have not come yet
         self._without_snapshot: set[str] = set()  # feeds whose snapshot has not come yet
@@ -174,7 +175,8 @@ class Subscription:
         self._kinds = layout.KIND_NAMES
         if self._removed:
             self._removed = False
-            self._forget(self._received.keys() - {feed.name for feed in result.feeds})
+            self._leaving |= self._received.keys()
+        self._forget(self._leaving - {feed.name for feed in result.feeds})
         for feed in result.feeds:
             # A feed that only a token had named, and that an update has brought in, begins there like any other.
             goes_on = feed.name in self._received and (opens or feed.name in self._names)
@@ -182,11 +184,16 @@ class Subscription:
             if goes_on:
                 continue
             self._received[feed.name] = start = Position(feed.epoch, feed.cursor)
-            if self._delivered.setdefault(feed.name, start) is not start:  # it was read before, and not for a while
+            # It may have been read before, and not for a while.
+            if self._will_move(feed.name) or self._delivered.setdefault(feed.name, start) is not start:
                 self._sources.append(Place(feed.name, start))
         if self._told_lost:
             self._told_lost = False
             self.tell("reconnected")
+
+    def _will_move(self, feed: str) -> bool:
+        """Whether the reader has not come yet to where its position in a feed changes without a message."""
+        return any(isinstance(source, Place) and source.feed == feed for source in self._sources)
 
     def _expect_first_messages(self, result: messages.SubscribeResult) -> None:
         names = {feed.name for feed in result.feeds}
@@ -198,13 +205,14 @@ class Subscription:
 
     def _forget(self, feeds: Set[str]) -> None:
         """Miss nothing any more of feeds that the server does not read for it now, unless they are only away."""
+        self._leaving -= feeds
         names = {_key(name) for name in self.params.instruments}
         globs = [glob_pattern(name) for name in names if is_glob(name)]
         for feed in feeds & self._names.keys():  # of others, from a token, nothing is known yet
             _, known = self._names[feed]
             if any(_key(name) in names or any(glob.match(name) for glob in globs) for name in known.values()):
                 continue
-            del self._received[feed]
+            self._received.pop(feed, None)
             self._sources.append(Place(feed, None))
 
     def lost(self, reason: str, *, asked: bool) -> None:
@@ -268,6 +276,7 @@ class Subscription:
             self.tell(message.state, message.detail, feed=message.feed)
             if message.state == "stopped":
                 self._untold.discard(message.feed)
+                self._forget(self._leaving & {message.feed})
         elif isinstance(message, messages.ReplayCompleted):
             if self.params.from_ns is not None and message.feed not in self._replayed:
                 self._replayed.add(message.feed)

@@ -188,6 +188,14 @@ def test_feed_of_a_token_that_an_update_brings_in_begins_there() -> None:
         lossless(opened(), *each(1, 3), opened(cursor=6, by_update=True), *each(7))
 
 
+def test_what_is_wanted_after_the_end_of_a_feed_is_not_missed_there() -> None:
+    rows = [event for event in each() if isinstance(event, Told) and event.rows[0].name == A]
+    end = {"sim": Position(OLD, 8)}
+    some, every = opened(A, names=(A,)), Opened(("*",), {}, by_update=True)
+    gap = told(4, 4, 4)
+    lossless(some, *rows[:2], gap, *rows[2:], News("stopped", "sim"), every, token=end, complete=False)
+
+
 def test_end_of_an_epoch_that_had_nothing_to_tell_says_nothing_of_the_one_before() -> None:
     stopped, truth = News("stopped", "sim"), history(replaced=True)
     begun = lapped(1, 0, -1, reason="epoch", epoch=NEW)
