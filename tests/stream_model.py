@@ -44,11 +44,13 @@ class Epoch:
         names: of its instruments, in the order in which they came.
         rows: kind and name of the rows 1, 2, 3 ...
         oldest: the first one that is not overwritten.
+        born: how many rows there were when each instrument came.
     """
 
     names: list[str] = field(default_factory=list)
     rows: list[tuple[str, str]] = field(default_factory=list)
     oldest: int = 1
+    born: list[int] = field(default_factory=list)
 
     @property
     def published(self) -> int:
@@ -280,6 +282,11 @@ class _Checker:
         """Look whether it has told everything of a feed that it is about and that has rows."""
         at = self.at.setdefault(feed, Position(number, 0))  # one that has come later, without anything to tell
         if at.epoch != number:
+            last = self.history.epochs[feed, number].published
+            if _Want.YES not in self.wanted(feed, number, 1, last).values() and self.history.is_later(
+                feed, number, than=at.epoch
+            ):
+                return  # there was nothing to say of it yet
             raise Wrong(f"{feed} is in its epoch {number}, and the stream at {at}")
         self.nothing_between(feed, at.cursor + 1, self.history.epochs[feed, number].published)
 
@@ -422,10 +429,21 @@ class _Checker:
     def wanted(self, feed: str, number: int, first: int, last: int) -> dict[int, _Want]:
         """The cursors in a range, both ends included, of which rows are wanted, and those that may come."""
         found = {}
+        begins = self._concerned_from(feed, number)
         for cursor, (kind, name) in enumerate(self.history.epochs[feed, number].rows[first - 1 : last], first):
             if kind in self.kinds and (want := self.wants(feed, number, name)) is not _Want.NO:
-                found[cursor] = want
+                found[cursor] = _Want.MAYBE if name == ALL and cursor <= begins else want
         return found
+
+    def _concerned_from(self, feed: str, number: int) -> int:
+        """How many rows a feed had that came later before it had anything that is wanted by name, and by no glob."""
+        start, epoch = self.starts.get(feed), self.history.epochs[feed, number]
+        came_later = start is None or start.epoch != number
+        if not came_later or any("*" in pattern and _may_end(pattern, feed) for pattern in self.instruments or ()):
+            return 0
+        return min(
+            (born for name, born in zip(epoch.names, epoch.born, strict=False) if self._matches(name)), default=0
+        )
 
     def nothing_between(self, feed: str, first: int, last: int) -> None:
         """Raise Wrong if a row is wanted in a range that was passed over without a word."""
@@ -641,6 +659,12 @@ class _Latest(_Checker):
             excused = max(self._gaps.get((feed, number), 0), self._forgiven.get((feed, number, name), 0))
             if told != cursor and cursor > excused:
                 raise Wrong(f"the newest {kind} of {name} is row {cursor}, and {told} was told last")
+
+
+def _may_end(pattern: str, feed: str) -> bool:
+    """Whether a glob could select an instrument of a feed."""
+    literal = pattern[pattern.rindex("*") + 1 :]
+    return f".{feed}".endswith(literal) or literal.endswith(f".{feed}")
 
 
 def _compare(found: Mapping[int, int], wanted: Mapping[int, _Want], counts: Mapping[int, int] | None = None) -> None:

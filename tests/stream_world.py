@@ -181,6 +181,7 @@ class Source:
         for dst in DSTS[self.fake.table.count : instruments]:
             self.fake.add(dst)
             self.epoch.names.append(f"{dst}/usd.{self.name}")
+            self.epoch.born.append(self.epoch.published)
 
     def write(self, runs: Iterable[Run]) -> None:
         """Write rows, and publish them all at once."""

@@ -210,6 +210,8 @@ class Subscription:
         globs = [glob_pattern(name) for name in names if is_glob(name)]
         for feed in feeds & self._names.keys():  # of others, from a token, nothing is known yet
             _, known = self._names[feed]
+            if names and not known:
+                continue  # its present epoch has told of no instrument yet: who knows
             if any(_key(name) in names or any(glob.match(name) for glob in globs) for name in known.values()):
                 continue
             self._received.pop(feed, None)

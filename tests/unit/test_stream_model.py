@@ -206,6 +206,18 @@ def test_end_of_an_epoch_that_had_nothing_to_tell_says_nothing_of_the_one_before
         lossless(some, stopped, begun, *each(epoch=NEW), truth=truth)
 
 
+def test_rows_about_all_are_owed_from_when_a_later_feed_has_something_that_is_wanted() -> None:
+    truth = History(
+        {("sim", OLD): Epoch([A, B], [("gap", "*"), ("trade", A), ("gap", "*")], born=[0, 2])}, {"sim": OLD}
+    )
+    gap = Told("sim", OLD, 3, 3, "gap", (Row(3, "gap", "*", 3.0),))
+    lossless(Opened((B,), {}), gap, truth=truth)
+    with pytest.raises(Wrong, match="missing"):
+        lossless(Opened((B,), {}), truth=truth)
+    with pytest.raises(Wrong, match="missing"):
+        lossless(Opened(("b*.sim",), {}), gap, truth=truth)
+
+
 def test_new_epoch_is_told_by_a_gap() -> None:
     truth = history(replaced=True)
     begin, begun = opened(epoch=NEW, cursor=3), lapped(1, 3, -1, reason="epoch", epoch=NEW)
