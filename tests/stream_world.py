@@ -487,7 +487,10 @@ class World:
             await self._wait_settled()
 
     async def _wait_settled(self) -> None:
-        while not all(self._settled(listener) for listener in self.listeners):
+        while True:
+            settled = [self._settled(listener) for listener in self.listeners]  # each of them: it lets them go on
+            if all(settled):
+                return
             await trio.sleep(0.1)
 
     def _settled(self, listener: Listener) -> bool:
