@@ -643,6 +643,8 @@ class _Latest(_Checker):
         for feed, at in self.at.items():
             # Messages without rows move the position too, and are no frames.
             epoch = token[feed].epoch if feed in token else 0
+            if feed in self._unseen and self.history.is_later(feed, at.epoch, than=epoch):
+                continue  # the new epoch has nothing to tell yet
             if epoch != at.epoch and not self.history.is_later(feed, epoch, than=at.epoch):
                 raise Wrong(f"the token has {token.get(feed)} for {feed}, where {at} is reached")
 

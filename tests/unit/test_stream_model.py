@@ -401,6 +401,15 @@ def test_state_that_was_lost_is_excused_by_a_gap_alone() -> None:
             latest(*wrong, truth=truth)
 
 
+def test_token_of_states_may_name_an_epoch_that_had_none_until_the_next_has_some() -> None:
+    truth, later = history(replaced=True), Opened(("*",), {"sim": Start(NEW, 0)}, by_update=True)
+    for contract in ("latest", "lossless"):
+        events, token = [Opened(("*",), {}), later], {"sim": Position(OLD, 8)}
+        check(events, truth, contract, ("trade", "quote"), token=token, complete=False)
+        with pytest.raises(Wrong, match="the token"):
+            check([opened(epoch=NEW), later], truth, contract, ("trade",), token=token, complete=False)
+
+
 def test_state_that_was_overwritten_before_its_feed_came_is_not_owed() -> None:
     came_later = Opened(("*",), {})
     latest(came_later, truth=history(oldest=9))
