@@ -263,6 +263,9 @@ class _Checker:
                 and self.history.is_later(feed, at.epoch, than=position.epoch)
             ):
                 continue  # the new epoch has nothing to tell yet
+            begun = None if position is None else self._begun(feed, position.epoch)
+            if begun is not None and position is not None and position.cursor >= begun.cursor:
+                continue
             if position is None or position.epoch != at.epoch or position.cursor < at.cursor:
                 raise Wrong(f"the token has {position} for {feed}, where {at} is reached")
             self.nothing_between(feed, at.cursor + 1, position.cursor)
@@ -281,6 +284,7 @@ class _Checker:
     def check_end(self, feed: str, number: int) -> None:
         """Look whether it has told everything of a feed that it is about and that has rows."""
         at = self.at.setdefault(feed, Position(number, 0))  # one that has come later, without anything to tell
+        at = self.at[feed] = self._begun(feed, number) or at
         if at.epoch != number:
             last = self.history.epochs[feed, number].published
             if _Want.YES not in self.wanted(feed, number, 1, last).values() and self.history.is_later(
@@ -361,6 +365,13 @@ class _Checker:
             raise Wrong("there was no epoch before")
         self._left.add(gap.feed)
         return Position(before[-1], 0)
+
+    def _begun(self, feed: str, number: int) -> Position | None:
+        """Return where a stream may have begun in another epoch without a gap: after the end of the one before."""
+        at, start = self.at[feed], self.starts.get(feed)
+        if feed not in self._stopped or start is None or start.epoch != number or at.epoch == number:
+            return None
+        return Position(number, start.cursor)
 
     def _leave(self, feed: str) -> None:
         self._leaving.discard(feed)
@@ -472,6 +483,7 @@ class _Checker:
     def enter(self, event: Told) -> None:
         """Look at the place where a message of rows begins."""
         at = self.at.setdefault(event.feed, Position(event.epoch, 0))  # a feed that has come later
+        at = self.at[event.feed] = self._begun(event.feed, event.epoch) or at
         if at.epoch != event.epoch:
             raise Wrong(f"the stream is at {at}, and nothing was said of another epoch")
         if event.first <= at.cursor:

@@ -79,6 +79,7 @@ class Subscription:
         self._removed = False  # instruments, since the server's last answer
         self._leaving: set[str] = set()  # feeds that had some then, until it is seen whether the server reads them on
         self._replayed: set[str] = set()
+        self._gone: set[str] = set()  # feeds that were said to have stopped, and not heard of since
         self._untold: set[str] = set()  # feeds whose first states have not come yet
         self._without_snapshot: set[str] = set()  # feeds whose snapshot has not come yet
 
@@ -210,8 +211,8 @@ class Subscription:
         globs = [glob_pattern(name) for name in names if is_glob(name)]
         for feed in feeds & self._names.keys():  # of others, from a token, nothing is known yet
             _, known = self._names[feed]
-            if names and not known:
-                continue  # its present epoch has told of no instrument yet: who knows
+            if names and not known and feed in self._gone:
+                continue  # its last epoch had nothing to tell, and who knows what the next one has
             if any(_key(name) in names or any(glob.match(name) for glob in globs) for name in known.values()):
                 continue
             self._received.pop(feed, None)
@@ -278,6 +279,7 @@ class Subscription:
             self.tell(message.state, message.detail, feed=message.feed)
             if message.state == "stopped":
                 self._untold.discard(message.feed)
+                self._gone.add(message.feed)
                 self._forget(self._leaving & {message.feed})
         elif isinstance(message, messages.ReplayCompleted):
             if self.params.from_ns is not None and message.feed not in self._replayed:
@@ -373,6 +375,7 @@ class Subscription:
         self.buffered_bytes += source.size_bytes
 
     def _learn(self, feed: str, epoch: int, instruments: dict[int, str], kinds: dict[int, str]) -> None:
+        self._gone.discard(feed)
         self._names_of(feed, epoch).update(instruments)
         self._kinds = self._kinds | kinds
 

@@ -124,11 +124,21 @@ def test_feed_that_came_back_goes_on_where_a_token_has_it() -> None:
     assert [(frame.kind, frame.cursor_first) for frame in iter(stream.next_nowait, None)] == [("trade", 4)]
 
 
-def test_feed_whose_present_epoch_has_told_of_no_instrument_is_not_taken_for_one_that_was_left() -> None:
+def test_feed_that_has_gone_without_an_instrument_is_not_taken_for_one_that_was_left() -> None:
     stream = opened("a", "b", format="columns")
     stream.updated(messages.UpdateParams(1, add=["*.b"]), answer(stream.params, "a", "b"))
     assert stream.receive(messages.Instruments(1, "b", EPOCH + 2, {}))
+    assert stream.receive(messages.Status(1, "b", "stopped"))
     stream.updated(messages.UpdateParams(1, remove=["*"]), answer(stream.params, "a"))
     assert stream.resume_params().resume["b"] == Position(EPOCH, 0)
     stream.updated(messages.UpdateParams(1, remove=["*.b"]), answer(stream.params))
     assert stream.resume_params().resume == {}
+
+
+def test_feed_that_had_no_instrument_yet_and_is_not_read_any_more_was_left() -> None:
+    stream = opened("a", format="columns")
+    stream.updated(messages.UpdateParams(1, add=["x*"]), answer(stream.params, "a"))
+    stream.receive(messages.Instruments(1, "b", EPOCH, {}))
+    stream.receive(states("b", 1, 4))
+    stream.updated(messages.UpdateParams(1, remove=["x*"]), answer(stream.params, "a"))
+    assert sorted(stream.resume_params().resume) == ["a"]
